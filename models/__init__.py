@@ -1,0 +1,37 @@
+"""Tables, and the only SQL of the product.
+
+Functions in this room take a connection and never commit: the caller owns the transaction.
+"""
+
+from models.base import Base
+from models.derived import (
+    DeadLetter,
+    MeterDirtyHour,
+    MeterEnergyHourly,
+    ReadingConflict,
+    VehicleDirtyHour,
+    VehicleEnergyHourly,
+    VehiclePerformance,
+)
+from models.registry import ApiKey, Fleet, Meter, MeterAssignment, Vehicle
+from models.telemetry import MeterHistory, MeterLatest, VehicleHistory, VehicleLatest
+
+__all__ = [
+    "ApiKey",
+    "Base",
+    "DeadLetter",
+    "Fleet",
+    "Meter",
+    "MeterAssignment",
+    "MeterDirtyHour",
+    "MeterEnergyHourly",
+    "MeterHistory",
+    "MeterLatest",
+    "ReadingConflict",
+    "Vehicle",
+    "VehicleDirtyHour",
+    "VehicleEnergyHourly",
+    "VehicleHistory",
+    "VehicleLatest",
+    "VehiclePerformance",
+]

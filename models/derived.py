@@ -1,0 +1,148 @@
+"""What is computed from history, and what the flush sets aside.
+
+Everything derived is a pure function of the set of readings and may be recomputed at any time.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Double,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    UniqueConstraint,
+    func,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Mapped, mapped_column
+
+from models.base import Base, DeviceKey, Instant, InstantKey, Kwh, Name
+
+# The hourly tables hold one device's UTC hour in a mergeable form: two neighbours are joined by
+# judging the seam between `last` of one and `first` of the other. `energy_kwh` is the energy
+# between the hour's own samples; the seam to the hour before is not in it.
+
+
+class MeterEnergyHourly(Base):
+    """AC energy per meter and hour."""
+
+    __tablename__ = "meter_energy_hourly"
+    device_key: Mapped[DeviceKey]
+    hour: Mapped[InstantKey]
+    first_at: Mapped[Instant]
+    first_kwh: Mapped[Kwh]
+    last_at: Mapped[Instant]
+    last_kwh: Mapped[Kwh]
+    energy_kwh: Mapped[Kwh]
+    samples: Mapped[int] = mapped_column(Integer)
+    resets: Mapped[int] = mapped_column(Integer)
+
+
+class VehicleEnergyHourly(Base):
+    """DC energy and battery temperature per vehicle and hour."""
+
+    __tablename__ = "vehicle_energy_hourly"
+    device_key: Mapped[DeviceKey]
+    hour: Mapped[InstantKey]
+    first_at: Mapped[Instant]
+    first_kwh: Mapped[Kwh]
+    last_at: Mapped[Instant]
+    last_kwh: Mapped[Kwh]
+    energy_kwh: Mapped[Kwh]
+    samples: Mapped[int] = mapped_column(Integer)
+    resets: Mapped[int] = mapped_column(Integer)
+    battery_temp_sum_c: Mapped[float] = mapped_column(Double)
+    battery_temp_min_c: Mapped[float] = mapped_column(Double)
+    battery_temp_max_c: Mapped[float] = mapped_column(Double)
+
+
+class _DirtyHour:
+    """An hour of a device whose history changed.
+
+    Append-only on purpose: a unique row written with DO NOTHING loses the invalidation that
+    arrives while the rollup is between reading and deleting it.
+    """
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    device_key: Mapped[int] = mapped_column(Integer)
+    hour: Mapped[Instant]
+
+
+class MeterDirtyHour(_DirtyHour, Base):
+    """Meter hours to recompute."""
+
+    __tablename__ = "meter_hours_dirty"
+
+
+class VehicleDirtyHour(_DirtyHour, Base):
+    """Vehicle hours to recompute."""
+
+    __tablename__ = "vehicle_hours_dirty"
+
+
+class VehiclePerformance(Base):
+    """The 24 h efficiency of each vehicle, ready to serve: one row, one index, one page."""
+
+    __tablename__ = "vehicle_performance_24h"
+    __table_args__ = (
+        UniqueConstraint("fleet_id", "vehicle_id"),  # the read: one vehicle, one row
+        Index("vehicle_performance_24h_worst_first_idx", "fleet_id", "efficiency", "vehicle_key"),
+    )
+    vehicle_key: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    fleet_id: Mapped[int] = mapped_column(Integer)
+    vehicle_id: Mapped[Name]
+    meter_id: Mapped[Name | None]
+    window_from: Mapped[Instant]
+    window_to: Mapped[Instant]
+    #: The part of the window that both sides cover; null when there is none.
+    effective_from: Mapped[Instant | None]
+    effective_to: Mapped[Instant | None]
+    ac_kwh: Mapped[float | None] = mapped_column(Double)
+    dc_kwh: Mapped[float | None] = mapped_column(Double)
+    efficiency: Mapped[float | None] = mapped_column(Double)
+    raw_ratio: Mapped[float | None] = mapped_column(Double)
+    reason: Mapped[Name | None]
+    battery_temp_avg_c: Mapped[float | None] = mapped_column(Double)
+    battery_temp_min_c: Mapped[float | None] = mapped_column(Double)
+    battery_temp_max_c: Mapped[float | None] = mapped_column(Double)
+    ac_samples: Mapped[int] = mapped_column(Integer)
+    dc_samples: Mapped[int] = mapped_column(Integer)
+    ac_resets: Mapped[int] = mapped_column(Integer)
+    dc_resets: Mapped[int] = mapped_column(Integer)
+    #: Every reading acknowledged before this instant is in the numbers.
+    data_complete_through: Mapped[Instant]
+    computed_at: Mapped[Instant]
+
+
+class ReadingConflict(Base):
+    """A second, different value for a (device, timestamp) that history already holds."""
+
+    __tablename__ = "reading_conflicts"
+    kind: Mapped[Name] = mapped_column(primary_key=True)
+    device_key: Mapped[DeviceKey]
+    recorded_at: Mapped[InstantKey]
+    #: Of the refused values: redelivery of the same conflict finds its row.
+    digest: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
+    received_at: Mapped[Instant]
+    refused: Mapped[dict[str, float]] = mapped_column(JSONB)
+
+
+class DeadLetter(Base):
+    """What the flush could not store, with its reason; kept until an operator decides."""
+
+    __tablename__ = "dead_letters"
+    __table_args__ = (
+        Index("dead_letters_reading_key", "kind", "entry_id", "position", unique=True),
+    )
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    kind: Mapped[Name]
+    #: Stream entry and the reading's place in it; -1 when the whole entry is unreadable.
+    entry_id: Mapped[Name]
+    position: Mapped[int] = mapped_column(Integer)
+    fleet_id: Mapped[int | None] = mapped_column(Integer)
+    raw: Mapped[bytes] = mapped_column(LargeBinary)
+    reason: Mapped[Name]
+    detail: Mapped[Name]
+    dead_at: Mapped[Instant] = mapped_column(server_default=func.now())

@@ -1,0 +1,102 @@
+"""The rollup's SQL: which hours are dirty, which register serves whom, the summary rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import msgspec
+from psycopg import sql
+from sqlalchemy import Connection, text
+
+from models.derived import VehiclePerformance
+from models.engine import driver
+from models.kinds import Kind
+
+#: Held to the end of a rollup transaction: two beats, or two workers, never interleave.
+_LOCK = text("SELECT pg_try_advisory_xact_lock(hashtext('energy-rollup'))")
+
+
+class Supply(NamedTuple):
+    """A vehicle and a meter that served it in [from_at, to_at]; no meter key when none is known."""
+
+    vehicle_key: int
+    fleet_id: int
+    vehicle_id: str
+    meter_key: int | None
+    meter_id: str | None
+    from_at: datetime
+    to_at: datetime
+
+
+def try_lock(conn: Connection) -> bool:
+    """Whether this transaction is the only rollup now."""
+    return bool(conn.execute(_LOCK).scalar_one())
+
+
+def take_dirty(conn: Connection, kind: Kind, limit: int) -> tuple[int, set[tuple[int, datetime]]]:
+    """Remove up to `limit` marks: (how many, the distinct hours they name).
+
+    What is recomputed from them must be read in a LATER statement of the same transaction: only
+    its snapshot is sure to hold the readings that came with the marks.
+    """
+    statement = sql.SQL(
+        "DELETE FROM {dirty} WHERE id IN (SELECT id FROM {dirty} ORDER BY id LIMIT %s)"
+        " RETURNING device_key, hour"
+    ).format(dirty=sql.Identifier(kind.dirty.name))
+    marks = driver(conn).execute(statement, (limit,)).fetchall()
+    return len(marks), set(marks)
+
+
+_SUPPLIES = text("""
+    WITH page AS (
+        SELECT key, fleet_id, device_id FROM vehicles
+        WHERE key > :after ORDER BY key LIMIT :limit
+    ), assigned AS (
+        SELECT page.key, a.meter_key, m.device_id AS meter_id,
+               greatest(a.valid_from, :from_at) AS from_at,
+               least(coalesce(a.valid_to, :to_at), :to_at) AS to_at
+        FROM page
+        JOIN meter_assignments a ON a.vehicle_key = page.key
+        JOIN meters m ON m.key = a.meter_key
+        WHERE a.valid_from < :to_at AND (a.valid_to IS NULL OR a.valid_to > :from_at)
+    ), conventional AS (     -- vehicle-XXX <-> meter-XXX, where nobody has assigned either
+        SELECT page.key, m.key AS meter_key, 'meter-' || substr(page.device_id, 9) AS meter_id,
+               CAST(:from_at AS timestamptz) AS from_at, CAST(:to_at AS timestamptz) AS to_at
+        FROM page
+        LEFT JOIN meters m ON m.fleet_id = page.fleet_id
+            AND m.device_id = 'meter-' || substr(page.device_id, 9)
+        WHERE page.device_id LIKE 'vehicle-_%' AND NOT EXISTS (
+            SELECT FROM meter_assignments a WHERE a.vehicle_key = page.key OR a.meter_key = m.key)
+    )
+    SELECT page.key, page.fleet_id, page.device_id, s.meter_key, s.meter_id,
+           coalesce(s.from_at, :from_at), coalesce(s.to_at, :to_at)
+    FROM page
+    LEFT JOIN (SELECT * FROM assigned UNION ALL SELECT * FROM conventional) AS s USING (key)
+    ORDER BY page.key, s.from_at
+""")
+
+
+def supplies(
+    conn: Connection, from_at: datetime, to_at: datetime, *, after_key: int, limit: int
+) -> list[Supply]:
+    """The meters of the next `limit` vehicles after `after_key`, in order of vehicle and time."""
+    parameters = {"from_at": from_at, "to_at": to_at, "after": after_key, "limit": limit}
+    return [Supply(*row) for row in conn.execute(_SUPPLIES, parameters)]
+
+
+def write_performance(conn: Connection, rows: Sequence[dict[str, Any]]) -> None:
+    """Upsert summary rows; each dict has the columns of `vehicle_performance_24h`."""
+    table = VehiclePerformance.__table__
+    columns = [sql.Identifier(c.name) for c in table.columns if c.name != "vehicle_key"]
+    statement = sql.SQL(
+        "INSERT INTO {table}"
+        " SELECT * FROM json_populate_recordset(NULL::{table}, %s::json) ORDER BY vehicle_key"
+        " ON CONFLICT (vehicle_key) DO UPDATE SET ({columns}) = (SELECT {excluded})"
+    ).format(
+        table=sql.Identifier("vehicle_performance_24h"),
+        columns=sql.SQL(", ").join(columns),
+        excluded=sql.SQL(", ").join(sql.SQL("excluded.") + column for column in columns),
+    )
+    driver(conn).execute(statement, (msgspec.json.encode(rows).decode(),))

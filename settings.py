@@ -1,0 +1,65 @@
+"""Every setting of the product: one environment variable each, with its default and its reason.
+
+The tables in README.md are checked against this file by tests/unit/test_docs.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+from environs import Env
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the operator may choose. Units are in the names; `load()` reads the environment."""
+
+    #: PostgreSQL, e.g. postgresql://user:password@host:5432/energy
+    database_url: str
+    #: The Redis that holds accepted readings until they are in PostgreSQL.
+    stream_url: str
+    #: The Redis (or RabbitMQ) that carries Celery's messages. A different server than the stream's:
+    #: a full broker must not stop ingestion, and the other way round.
+    celery_broker_url: str
+    #: Largest request body, measured after decompression.
+    max_body_bytes: int
+    #: Most readings in one request; one request is one stream entry.
+    max_batch_readings: int
+    #: Readings older than this are refused; the default admits registers from many years ago.
+    max_reading_age_days: int
+    #: Readings further in the future than this are refused: they would pin `latest`.
+    max_future_seconds: int
+    #: Above this many waiting entries the door answers 503 until the workers have caught up.
+    backlog_max_entries: int
+    #: Above this share of the stream server's maxmemory the door answers 503.
+    stream_memory_max_percent: int
+    #: How often the 24 h summary is brought up to date.
+    rollup_interval_seconds: float
+    #: History partitions older than this are dropped; 0 keeps everything.
+    retention_days: int
+    #: "console" for people, "json" for log collectors.
+    log_format: str
+
+
+@cache
+def load() -> Settings:
+    """Read the environment once per process.
+
+    Raises environs.EnvError naming the variable when one is missing or malformed.
+    """
+    env = Env()
+    return Settings(
+        database_url=env.str("DATABASE_URL"),
+        stream_url=env.str("STREAM_URL"),
+        celery_broker_url=env.str("CELERY_BROKER_URL"),
+        max_body_bytes=env.int("MAX_BODY_BYTES", 4 * 1024 * 1024),
+        max_batch_readings=env.int("MAX_BATCH_READINGS", 5000),
+        max_reading_age_days=env.int("MAX_READING_AGE_DAYS", 7300),
+        max_future_seconds=env.int("MAX_FUTURE_SECONDS", 600),
+        backlog_max_entries=env.int("BACKLOG_MAX_ENTRIES", 200_000),
+        stream_memory_max_percent=env.int("STREAM_MEMORY_MAX_PERCENT", 70),
+        rollup_interval_seconds=env.float("ROLLUP_INTERVAL_SECONDS", 10.0),
+        retention_days=env.int("RETENTION_DAYS", 0),
+        log_format=env.str("LOG_FORMAT", "console"),
+    )

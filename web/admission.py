@@ -1,0 +1,47 @@
+"""Back-pressure: the door closes before the stream's server is full, and opens by itself."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import settings
+from models.kinds import KINDS
+from web.refusals import Refused
+from workers import stream
+from workers.stream import Pressure
+
+#: The server is asked at most this often; between, the last answer holds.
+LOOK_SECONDS = 0.25
+
+
+class Admission:
+    """One process's view of how much more the stream can take."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._looked_at = 0.0
+        self._pressure = Pressure(0, 0.0, writable=True)
+
+    def check(self) -> None:
+        """Raises Refused BACKLOG_FULL, or StreamUnavailable when the server does not answer."""
+        pressure, limits = self._look(), settings.load()
+        if not pressure.writable:
+            raise Refused("STREAM_UNAVAILABLE", "The stream server cannot write at present.")
+        if pressure.entries >= limits.backlog_max_entries:
+            raise Refused("BACKLOG_FULL", f"{pressure.entries} requests wait to be stored.")
+        if pressure.memory_percent >= limits.stream_memory_max_percent:
+            detail = f"The stream's memory is {pressure.memory_percent:.0f} % full."
+            raise Refused("BACKLOG_FULL", detail)
+
+    def _look(self) -> Pressure:
+        if time.monotonic() - self._looked_at < LOOK_SECONDS:
+            return self._pressure
+        # One thread asks, the others go on with the last answer.
+        if self._lock.acquire(blocking=False):
+            try:
+                self._pressure = stream.pressure(list(KINDS.values()))
+                self._looked_at = time.monotonic()
+            finally:
+                self._lock.release()
+        return self._pressure

@@ -1,0 +1,178 @@
+"""The flush: what waits in the stream becomes history and latest.
+
+    claim -> decode -> one transaction (history, latest, hours to recompute) -> COMMIT -> remove
+
+An entry leaves the stream only after the transaction that stored each of its readings has
+committed, so a death at any line costs a repetition and never a reading; storing is idempotent, so
+the repetition changes nothing.
+
+What an error means is decided in `store_or_bury`, in words:
+
+- the data is at fault (it slipped past the door, or was put into the stream by hand): the batch is
+  halved until the one reading is alone, which goes to `dead_letters`, in the same transaction;
+- anything else (PostgreSQL away, a lock, a missing table, a wrong grant): nothing is
+  acknowledged and nothing is buried, the task fails visibly and the next sweep tries again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+import psycopg
+import structlog
+from billiard.process import current_process
+from celery import current_task
+from sqlalchemy import Connection
+
+from models import deadletters, writes
+from models.codec import Row
+from models.deadletters import Dead
+from models.engine import transaction
+from models.kinds import KINDS, Kind
+from models.writes import NOTHING, Stored
+from workers import doorbell, stream
+from workers.celery import app
+from workers.devices import DeviceKeys
+from workers.entries import Reading, decode
+from workers.metrics import (
+    FLUSH_SECONDS,
+    OLDEST_READING_SECONDS,
+    READINGS_FLUSHED,
+    STREAM_ENTRIES,
+)
+
+log = structlog.get_logger(__name__)
+
+#: Readings per transaction. More gain little (the commit is shared by 20,000 already) and make
+#: memory, locks and the repetition after a crash larger.
+BATCH_READINGS = 20_000
+#: Entries claimed at once: single POSTs are one reading each, batches thousands.
+MAX_ENTRIES, MIN_ENTRIES = 2_000, 4
+#: A task gives its place back after this long and rings for a successor.
+TASK_SECONDS = 10.0
+
+#: SQLSTATE classes that blame the data: 22 data exception, 23 integrity, 21 cardinality.
+_DATA_ERRORS = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.CardinalityViolation)
+#: What Python itself raises for a value that PostgreSQL cannot take.
+_VALUE_ERRORS = (UnicodeEncodeError, ValueError, OverflowError, TypeError)
+
+_device_keys = DeviceKeys()
+
+
+@app.task(name="flush-readings", ignore_result=True)
+def flush_readings(kind_name: str) -> dict[str, int | str]:
+    """Drain one kind's stream; the result tells Flower what was written."""
+    return flush(KINDS[kind_name], _consumer_name())
+
+
+@app.task(name="sweep-streams", ignore_result=True)
+def sweep_streams() -> dict[str, int]:
+    """Ring for every stream in which something waits: covers lost doorbells."""
+    waiting = {kind.name: _observe(kind) for kind in KINDS.values()}
+    for name, entries in waiting.items():
+        if entries:
+            doorbell.ring(KINDS[name])
+    return waiting
+
+
+def flush(kind: Kind, consumer: str) -> dict[str, int | str]:
+    """Store what waits, transaction by transaction, until the stream is empty or time is up."""
+    deadline = time.monotonic() + TASK_SECONDS
+    stream.silence_bell(kind)
+    total, dead, transactions, batch = NOTHING, 0, 0, MAX_ENTRIES // 8
+    while entries := stream.claim(kind, consumer, batch):
+        with FLUSH_SECONDS.labels(kind.name).time():
+            readings, buried = decode(kind, entries)
+            stored, dropped = _commit(kind, readings, buried)
+            stream.remove(kind, entries)
+        total, dead, transactions = total + stored, dead + dropped, transactions + 1
+        batch = _next_batch(len(entries), len(readings))
+        if time.monotonic() > deadline:
+            doorbell.ring(kind)
+            break
+    return _report(kind, total, dead, transactions)
+
+
+def _commit(kind: Kind, readings: Sequence[Reading], buried: list[Dead]) -> tuple[Stored, int]:
+    """One transaction for all of it: (what was stored, how many readings were buried)."""
+    keys = _device_keys.resolve(kind, {(r.fleet_id, r.device_id) for r in readings})
+    homeless = [r for r in readings if (r.fleet_id, r.device_id) not in keys]
+    buried += [r.dead(kind, "UNKNOWN_FLEET", f"no fleet {r.fleet_id}") for r in homeless]
+    if homeless:
+        readings = [r for r in readings if (r.fleet_id, r.device_id) in keys]
+    with transaction() as conn:
+        stored = store_or_bury(conn, kind, readings, keys, buried)
+        deadletters.bury(conn, buried)
+    return stored, len(buried)
+
+
+def store_or_bury(
+    conn: Connection,
+    kind: Kind,
+    readings: Sequence[Reading],
+    keys: dict[tuple[int, str], int],
+    buried: list[Dead],
+) -> Stored:
+    """Store `readings`; those that cannot be stored are appended to `buried`.
+
+    Raises whatever is not the data's fault.
+    """
+    if not readings:
+        return NOTHING
+    try:
+        with conn.begin_nested():
+            return writes.store(conn, kind, _rows(readings, keys))
+    except (*_DATA_ERRORS, *_VALUE_ERRORS) as error:
+        if len(readings) == 1:
+            buried.append(readings[0].dead(kind, "UNSTORABLE", f"{type(error).__name__}: {error}"))
+            return NOTHING
+    middle = len(readings) // 2
+    return store_or_bury(conn, kind, readings[:middle], keys, buried) + store_or_bury(
+        conn, kind, readings[middle:], keys, buried
+    )
+
+
+def _rows(readings: Sequence[Reading], keys: dict[tuple[int, str], int]) -> Iterator[Row]:
+    for r in readings:
+        yield Row(keys[r.fleet_id, r.device_id], r.recorded_us, r.received_us, r.values)
+
+
+def _next_batch(entries: int, readings: int) -> int:
+    """As many entries as hold about BATCH_READINGS, going by the last claim."""
+    wanted = BATCH_READINGS * entries // max(readings, 1)
+    return max(MIN_ENTRIES, min(MAX_ENTRIES, wanted))
+
+
+def _observe(kind: Kind) -> int:
+    """Entries waiting, set as a metric together with the age of the oldest."""
+    waiting, oldest_us = stream.waiting(kind), stream.oldest_us(kind)
+    age = (stream.now_us() - oldest_us) / 1e6 if oldest_us is not None else 0.0
+    STREAM_ENTRIES.labels(kind.name).set(waiting)
+    OLDEST_READING_SECONDS.labels(kind.name).set(age)
+    return waiting
+
+
+def _report(kind: Kind, stored: Stored, dead: int, transactions: int) -> dict[str, int | str]:
+    counts = {
+        "inserted": stored.inserted,
+        "duplicate": stored.duplicates,
+        "conflict": stored.conflicts,
+        "dead": dead,
+    }
+    for outcome, count in counts.items():
+        READINGS_FLUSHED.labels(kind.name, outcome).inc(count)
+    if dead or stored.conflicts:
+        log.warning("readings set aside", kind=kind.name, **counts)
+    return {
+        "kind": kind.name,
+        "readings": sum(counts.values()),
+        **counts,
+        "transactions": transactions,
+    }
+
+
+def _consumer_name() -> str:
+    """Stable per slot, not per process: a restarted child finds its own unfinished entries."""
+    node = current_task.request.hostname or "local"
+    return f"{node}/{getattr(current_process(), 'index', 0)}"

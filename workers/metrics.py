@@ -1,0 +1,50 @@
+"""Every metric of the system, declared once. docs/metrics.md lists them; a test compares.
+
+Web and worker processes of one machine share PROMETHEUS_MULTIPROC_DIR, so that one scrape of
+/metrics shows them all; without it each process counts for itself.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+READINGS_ACCEPTED = Counter(
+    "energy_readings_accepted_total", "Readings answered with 202", ["kind"]
+)
+READINGS_REJECTED = Counter(
+    "energy_readings_rejected_total", "Readings refused inside a batch, by code", ["kind", "code"]
+)
+REQUESTS_REFUSED = Counter(
+    "energy_requests_refused_total", "Requests refused as a whole, by code", ["code"]
+)
+DOORBELLS_LOST = Counter(
+    "energy_doorbells_lost_total", "Doorbells that the broker did not take; the sweep covers them"
+)
+READINGS_FLUSHED = Counter(
+    "energy_readings_flushed_total",
+    "Readings that left the stream, by what became of them",
+    ["kind", "outcome"],  # inserted, duplicate, conflict, dead
+)
+FLUSH_SECONDS = Histogram(
+    "energy_flush_seconds",
+    "One transaction of the flush, from claim to acknowledgement",
+    ["kind"],
+    buckets=(0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+ROLLUP_SECONDS = Histogram(
+    "energy_rollup_seconds",
+    "One tick of the rollup",
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+)
+STREAM_ENTRIES = Gauge(
+    "energy_stream_entries",
+    "Entries in the stream, waiting or being written",
+    ["kind"],
+    multiprocess_mode="mostrecent",
+)
+OLDEST_READING_SECONDS = Gauge(
+    "energy_oldest_waiting_seconds",
+    "Age of the oldest accepted request that is not in history yet: the liveness signal",
+    ["kind"],
+    multiprocess_mode="mostrecent",
+)

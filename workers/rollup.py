@@ -1,0 +1,112 @@
+"""The rollup: what new and late readings touched is recomputed, then every vehicle's 24 h summary.
+
+1. Dirty hours are recomputed wholly from history, never incremented: running twice, late or after
+   a crash ends in the same rows.
+2. Each vehicle's window [now - 24 h, now) is read from the hourly rows (models/windows.py), judged
+   (workers/energy.py) and written as one row to `vehicle_performance_24h`.
+
+Both steps run in short transactions under one advisory lock, so a second tick that overlaps the
+first leaves at once instead of doing the work twice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+
+import structlog
+from sqlalchemy import Connection
+
+from models import rollups, windows
+from models.clock import from_us
+from models.engine import transaction
+from models.kinds import KINDS, Kind
+from workers import stream
+from workers.celery import app
+from workers.metrics import ROLLUP_SECONDS
+from workers.performance import summarise
+
+log = structlog.get_logger(__name__)
+
+WINDOW = timedelta(hours=24)  # exactly 86,400 s, never a local day
+#: Marks taken per transaction: a back-filled year is worked off in bites the statement timeout
+#: admits.
+DIRTY_BITE = 20_000
+#: Vehicles summarised per transaction.
+VEHICLE_PAGE = 1_000
+#: A tick stops taking further bites after this long; the next one goes on.
+TICK_SECONDS = 60.0
+
+
+class Overlap(Exception):  # noqa: N818  (a state of the world, not a programming error)
+    """Another tick is at work."""
+
+
+@app.task(name="roll-up", ignore_result=True)
+def roll_up() -> dict[str, int | str]:
+    """One tick; the result tells Flower how much there was to do."""
+    with ROLLUP_SECONDS.time():
+        return tick(datetime.now(UTC))
+
+
+def tick(now: datetime) -> dict[str, int | str]:
+    """Bring the hourly rows up to date and summarise every vehicle's 24 h up to `now`."""
+    deadline = time.monotonic() + TICK_SECONDS
+    complete_through = _complete_through()
+    vehicles, hours = 0, {kind.name: 0 for kind in KINDS.values()}
+    try:
+        for kind in KINDS.values():
+            while bite := _refresh_some(kind):
+                hours[kind.name] += bite
+                if time.monotonic() > deadline:
+                    break
+        vehicles = _summarise_all(now, complete_through)
+    except Overlap:
+        log.info("another tick is at work")
+    return {"vehicles": vehicles, "meterHours": hours["meter"], "vehicleHours": hours["vehicle"]}
+
+
+@contextmanager
+def _alone() -> Iterator[Connection]:
+    """A transaction that is the only rollup now; raises Overlap when there is another."""
+    with transaction() as conn:
+        if not rollups.try_lock(conn):
+            raise Overlap
+        yield conn
+
+
+def _complete_through() -> datetime:
+    """Every reading acknowledged before this instant is in PostgreSQL now.
+
+    Taken BEFORE the database is read: what leaves the stream later only makes the numbers more
+    complete than they say.
+    """
+    now_us = stream.now_us()  # before looking: an entry that comes in between is younger
+    waiting = [us for kind in KINDS.values() if (us := stream.oldest_us(kind)) is not None]
+    return from_us(min([now_us, *waiting]))
+
+
+def _refresh_some(kind: Kind) -> int:
+    """Recompute one bite of dirty hours; how many marks were worked off."""
+    with _alone() as conn:
+        marks, hours = rollups.take_dirty(conn, kind, DIRTY_BITE)
+        windows.refresh_hours(conn, kind, sorted(hours))
+    return marks
+
+
+def _summarise_all(now: datetime, complete_through: datetime) -> int:
+    """Write every vehicle's summary, page by page; how many vehicles."""
+    vehicles, after_key = 0, 0
+    while True:
+        with _alone() as conn:
+            supplies = rollups.supplies(
+                conn, now - WINDOW, now, after_key=after_key, limit=VEHICLE_PAGE
+            )
+            if not supplies:
+                return vehicles
+            rows = summarise(conn, supplies, now - WINDOW, now)
+            told = {"data_complete_through": complete_through, "computed_at": now}
+            rollups.write_performance(conn, [row | told for row in rows])
+        vehicles, after_key = vehicles + len(rows), supplies[-1].vehicle_key

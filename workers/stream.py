@@ -1,0 +1,259 @@
+"""The stream of accepted readings: the ONLY module that knows Redis keys.
+
+Keys (the braces are a Redis Cluster hash tag: a stream and its bell live on one node)
+
+    energy:{meter}           stream  one entry per accepted request, consumer group "flush"
+    energy:{vehicle}                 added by web, deleted by the flush after its COMMIT
+    energy:{meter}:bell      string  "a doorbell is on its way"; set by web for 2 s,
+    energy:{vehicle}:bell            deleted by the flush BEFORE it reads (see `silence_bell`)
+
+An entry (docs/adr/0003)
+
+    v   format version, "1"
+    f   fleet id
+    n   number of readings
+    b   JSON array of the readings, as they passed the door
+
+The entry id's milliseconds are the readings' `received_at`.
+
+The life of a reading in here
+
+    1. append   XADD and SET bell NX in one round trip. The reply to XADD is the promise: under
+                `appendfsync always` Redis has the entry on disk before it answers.
+    2. claim    XREADGROUP: this consumer's own unfinished entries first (it died and is back),
+                then those of consumers idle for 30 s, then new ones.
+    3. remove   after COMMIT: XDEL, then XACK. A crash between leaves a pending id without a body,
+                which the next claim clears away. The other order could leak an entry for ever.
+
+Nothing trims the stream and nothing evicts from it: a full server refuses, it does not forget.
+MULTI is never used: Redis refuses to queue commands in it when full, and could then never drain.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, TypeVar, cast
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+import settings
+from models.kinds import Kind
+
+GROUP = "flush"
+FORMAT = b"1"
+#: A bell older than this is forgotten: its message may have been lost.
+BELL_MS = 2_000
+#: A consumer that held an entry for this long without finishing is taken for dead.
+CLAIM_IDLE_MS = 30_000
+#: Of Redis (Valkey reports the Redis version it is compatible with).
+MIN_VERSION = 7
+#: Longest wait for Redis to answer; then the door says 503.
+TIMEOUT_SECONDS = 2.0
+
+_FLEET_ID = re.compile(rb"[0-9]{1,9}")  # fits PostgreSQL's integer
+
+T = TypeVar("T")
+
+
+class StreamUnavailable(Exception):
+    """The stream did not confirm: nothing may be promised, the sender must send again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One accepted request. `body` is None when the entry is not of the known format."""
+
+    id: str
+    fleet_id: int | None
+    body: bytes | None
+    raw: bytes
+
+    @property
+    def received_us(self) -> int:
+        """When Redis took it over, in microseconds since 1970."""
+        return int(self.id.partition("-")[0]) * 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Pressure:
+    """How full the stream's server is."""
+
+    entries: int
+    memory_percent: float
+    writable: bool
+
+
+def _key(kind: Kind) -> str:
+    return f"energy:{{{kind.name}}}"
+
+
+def _bell(kind: Kind) -> str:
+    return f"{_key(kind)}:bell"
+
+
+@cache
+def _client_of(url: str) -> redis.Redis:
+    pool = redis.BlockingConnectionPool.from_url(
+        url,
+        max_connections=64,
+        timeout=1,
+        socket_timeout=TIMEOUT_SECONDS,
+        socket_connect_timeout=1,
+        socket_keepalive=True,
+        health_check_interval=15,
+        retry=Retry(NoBackoff(), 0),  # a silent second try could store an entry twice
+    )
+    return redis.Redis(connection_pool=pool)
+
+
+def client() -> redis.Redis:
+    """This process's connections (redis-py notices a fork and opens new ones)."""
+    return _client_of(settings.load().stream_url)
+
+
+def append(kind: Kind, fleet_id: int, count: int, body: bytes) -> bool:
+    """Add one request's readings; True when the caller should ring the doorbell.
+
+    Returning at all means that the entry is stored as durably as the server is configured.
+    Raises StreamUnavailable otherwise; the entry may or may not be stored then.
+    """
+    pipe = client().pipeline(transaction=False)
+    pipe.xadd(_key(kind), {"v": FORMAT, "f": fleet_id, "n": count, "b": body})
+    pipe.set(_bell(kind), 1, nx=True, px=BELL_MS)
+    added, rung = _try(lambda: pipe.execute(raise_on_error=False))
+    if isinstance(added, Exception):
+        raise StreamUnavailable(str(added)) from added
+    return rung is True
+
+
+def silence_bell(kind: Kind) -> None:
+    """Let the next request ring again. Before reading, never after.
+
+    A request that finds the bell set has added its entry before that moment; the flush deletes the
+    bell after it and reads later still, so it sees the entry.
+    """
+    client().delete(_bell(kind))
+
+
+def claim(kind: Kind, consumer: str, count: int) -> list[Entry]:
+    """Up to `count` entries for this consumer to store: unfinished first, then new ones."""
+    ensure_group(kind)
+    mine = _read(kind, consumer, "0", count) or _adopt(kind, consumer, count)
+    return mine or _read(kind, consumer, ">", count)
+
+
+def remove(kind: Kind, entries: Sequence[Entry]) -> None:
+    """Forget entries whose readings are committed."""
+    _forget(kind, [entry.id for entry in entries])
+
+
+def ensure_group(kind: Kind) -> None:
+    """The consumer group, from the stream's beginning: what waits is never skipped."""
+    try:
+        client().xgroup_create(_key(kind), GROUP, id="0", mkstream=True)
+    except redis.ResponseError as error:
+        if not str(error).startswith("BUSYGROUP"):
+            raise
+
+
+def waiting(kind: Kind) -> int:
+    """Entries that are not in history yet."""
+    return int(client().xlen(_key(kind)))
+
+
+def oldest_us(kind: Kind) -> int | None:
+    """When the oldest waiting entry was accepted (microseconds since 1970), None without one."""
+    first = cast(list[Any], client().xrange(_key(kind), count=1))
+    return int(first[0][0].partition(b"-")[0]) * 1000 if first else None
+
+
+def now_us() -> int:
+    """The stream server's clock, which dates entries (microseconds since 1970)."""
+    seconds, micros = client().time()
+    return int(seconds) * 1_000_000 + int(micros)
+
+
+def pressure(kinds: Sequence[Kind]) -> Pressure:
+    """How full the server is. Raises StreamUnavailable when it does not say."""
+    pipe = client().pipeline(transaction=False)
+    for kind in kinds:
+        pipe.xlen(_key(kind))
+    pipe.info("memory")
+    pipe.info("persistence")
+    *lengths, memory, persistence = _try(pipe.execute)
+    limit = int(memory["maxmemory"])
+    percent = 100 * int(memory["used_memory"]) / limit if limit else 0.0
+    written = persistence.get("aof_last_write_status", "ok") == "ok"
+    return Pressure(sum(lengths), percent, written and not persistence.get("loading"))
+
+
+def unsafe_settings() -> dict[str, str]:
+    """Every setting of the server under which 202 would not be a promise, by name.
+
+    Raises StreamUnavailable when the server does not say.
+    """
+    server = client()
+    version = str(_try(lambda: server.info("server"))["redis_version"])
+    persistence = _try(lambda: server.info("persistence"))
+    config = _try(lambda: server.config_get("appendfsync", "maxmemory-policy"))
+    unmet = {}
+    if int(version.split(".", maxsplit=1)[0]) < MIN_VERSION:
+        unmet["STREAM_TOO_OLD"] = f"version {version}; XAUTOCLAIM needs {MIN_VERSION}.0"
+    if not persistence["aof_enabled"]:
+        unmet["APPENDONLY_OFF"] = "accepted readings are lost with the server's process"
+    elif config["appendfsync"] != "always":
+        unmet["APPENDFSYNC_NOT_ALWAYS"] = "the last second of accepted readings is not on disk"
+    if config["maxmemory-policy"] != "noeviction":
+        unmet["EVICTION_ON"] = "a full server throws accepted readings away"
+    if persistence.get("loading"):
+        unmet["STREAM_LOADING"] = "the server is still reading its file"
+    return unmet
+
+
+def _try(action: Callable[[], T]) -> T:
+    try:
+        return action()
+    except (redis.RedisError, OSError) as error:
+        raise StreamUnavailable(str(error) or type(error).__name__) from error
+
+
+def _read(kind: Kind, consumer: str, after: str, count: int) -> list[Entry]:
+    reply = cast(
+        list[Any],
+        client().xreadgroup(GROUP, consumer, {_key(kind): after}, count=count),
+    )
+    return _present(kind, reply[0][1]) if reply else []
+
+
+def _adopt(kind: Kind, consumer: str, count: int) -> list[Entry]:
+    """Entries of consumers that went silent. Ids whose body is gone are cleared by the server."""
+    reply = client().xautoclaim(_key(kind), GROUP, consumer, CLAIM_IDLE_MS, "0-0", count=count)
+    return _present(kind, reply[1])
+
+
+def _present(kind: Kind, pairs: Sequence[tuple[bytes, dict[bytes, bytes] | None]]) -> list[Entry]:
+    """The entries that still have a body; the others were stored and deleted, but not acked."""
+    gone = [entry_id.decode() for entry_id, fields in pairs if not fields]
+    if gone:
+        _forget(kind, gone)
+    return [_entry(entry_id.decode(), fields) for entry_id, fields in pairs if fields]
+
+
+def _entry(entry_id: str, fields: dict[bytes, bytes]) -> Entry:
+    raw = b" ".join(name + b"=" + value for name, value in fields.items())
+    fleet = fields.get(b"f", b"")
+    if fields.get(b"v") != FORMAT or b"b" not in fields or not _FLEET_ID.fullmatch(fleet):
+        return Entry(entry_id, None, None, raw)
+    return Entry(entry_id, int(fleet), fields[b"b"], raw)
+
+
+def _forget(kind: Kind, ids: Sequence[str]) -> None:
+    pipe = client().pipeline(transaction=False)
+    pipe.xdel(_key(kind), *ids)
+    pipe.xack(_key(kind), GROUP, *ids)
+    pipe.execute()
