@@ -38,8 +38,8 @@ class Message(str):
         message.code = code
         return message
 
-    def __getnewargs__(self) -> tuple[str, str]:  # fields are deep-copied into schemas
-        return self.code, str(self)
+    def __deepcopy__(self, _: dict[int, Any]) -> Message:
+        return self  # immutable; marshmallow copies fields with their messages
 
 
 def _error(code: str, text: str | None = None) -> ValidationError:
