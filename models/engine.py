@@ -66,6 +66,13 @@ def transaction() -> Iterator[Connection]:
         yield connection
 
 
+@contextmanager
+def reading() -> Iterator[Connection]:
+    """A connection for lookups: each statement for itself, no BEGIN and COMMIT around it."""
+    with engine().connect() as connection:
+        yield connection.execution_options(isolation_level="AUTOCOMMIT")
+
+
 def driver(connection: Connection) -> psycopg.Connection[tuple[Any, ...]]:
     """The psycopg connection under SQLAlchemy's, in the same transaction: COPY, arrays, json."""
     found = connection.connection.driver_connection

@@ -9,7 +9,7 @@ from flask_smorest import Blueprint
 
 from models import reads
 from models.clock import to_us
-from models.engine import transaction
+from models.engine import reading
 from models.kinds import VEHICLE
 from web.answers import PerformanceSchema, answer, page_of, performance, performance_to_come
 from web.auth import KeyRing, protect
@@ -30,7 +30,7 @@ def blueprint(keys: KeyRing) -> Blueprint:
     def vehicle_performance(vehicle_id: str) -> Response:
         """One vehicle's last 24 hours"""
         fleet_id = g.caller.fleet_id
-        with transaction() as conn:
+        with reading() as conn:
             row = reads.performance(conn, fleet_id, vehicle_id)
             if row is None and not reads.device_key(conn, VEHICLE, fleet_id, vehicle_id):
                 raise Refused("UNKNOWN_DEVICE", f"No vehicle {vehicle_id} ever sent a reading.")
@@ -49,7 +49,7 @@ def blueprint(keys: KeyRing) -> Blueprint:
         """The fleet's vehicles, lowest efficiency first, unknown ones last"""
         after = decode_cursor(query["cursor"], tuple[float | None, int])
         limit = query["limit"]
-        with transaction() as conn:
+        with reading() as conn:
             rows = reads.worst_first(conn, g.caller.fleet_id, after=after, limit=limit + 1)
         return page(rows, limit, performance, lambda row: (row.efficiency, row.vehicle_key))
 

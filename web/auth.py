@@ -8,6 +8,7 @@ database outage does not turn readings away; unknown ones get 503 and may try ag
 from __future__ import annotations
 
 import hmac
+import threading
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,7 +20,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from models import access
 from models.access import KeyRecord
-from models.engine import transaction
+from models.engine import reading
 from web.refusals import Refused
 
 SCOPES = ("ingest", "read", "admin")
@@ -43,19 +44,29 @@ class KeyRing:
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[float, KeyRecord | None]] = {}
+        self._asking = threading.Lock()
 
     def find(self, key_id: str) -> KeyRecord | None:
         """The key's record, at most REMEMBER_SECONDS old unless PostgreSQL is away."""
         at, record = self._known.get(key_id, (0.0, None))
         if at and time.monotonic() - at < REMEMBER_SECONDS:
             return record
-        try:
-            with transaction() as conn:
-                record = access.find_key(conn, key_id)
-        except (OperationalError, PoolTimeout):
-            if record is None:
-                raise
+        if record is None:
+            return self._ask(key_id)
+        # One thread asks again, the others go on with what is known: a PostgreSQL that hangs
+        # holds up one thread of the process and not its ingestion.
+        if not self._asking.acquire(blocking=False):
             return record
+        try:
+            return self._ask(key_id)
+        except (OperationalError, PoolTimeout):
+            return record
+        finally:
+            self._asking.release()
+
+    def _ask(self, key_id: str) -> KeyRecord | None:
+        with reading() as conn:
+            record = access.find_key(conn, key_id)
         if len(self._known) >= MAX_REMEMBERED:
             self._known.clear()
         self._known[key_id] = (time.monotonic(), record)

@@ -14,7 +14,7 @@ from marshmallow import ValidationError, fields, validates_schema
 from sqlalchemy import Connection
 
 from models import reads
-from models.engine import transaction
+from models.engine import reading
 from models.kinds import METER, VEHICLE, Kind
 from web.answers import DEVICE, STORED, EnergySchema, answer, device, energy_of, page_of, stored
 from web.auth import KeyRing, protect
@@ -61,7 +61,7 @@ def _blueprint(kind: Kind, plural: str, keys: KeyRing) -> Blueprint:
     def listed(query: dict[str, Any]) -> Response:
         """The fleet's devices of this kind, by their id"""
         after, limit = decode_cursor(query["cursor"], str), query["limit"]
-        with transaction() as conn:
+        with reading() as conn:
             rows = reads.devices(conn, kind, g.caller.fleet_id, after=after, limit=limit + 1)
         return page(rows, limit, partial(device, kind), lambda row: row.device_id)
 
@@ -69,7 +69,7 @@ def _blueprint(kind: Kind, plural: str, keys: KeyRing) -> Blueprint:
     @blp.response(200, STORED[kind])
     def status(device_id: str) -> Response:
         """The newest reading (hot store: history is not touched)"""
-        with transaction() as conn:
+        with reading() as conn:
             row = reads.status(conn, kind, _known(conn, kind, device_id))
         if row is None:
             raise Refused("UNKNOWN_DEVICE", f"No reading of {device_id} is stored yet.")
@@ -81,7 +81,7 @@ def _blueprint(kind: Kind, plural: str, keys: KeyRing) -> Blueprint:
     def telemetry(query: dict[str, Any], device_id: str) -> Response:
         """Stored readings in [from, to), oldest first (cold store)"""
         after, limit = decode_cursor(query["cursor"], datetime), query["limit"]
-        with transaction() as conn:
+        with reading() as conn:
             key = _known(conn, kind, device_id)
             rows = reads.telemetry(
                 conn, kind, key, within=_window(query), after=after, limit=limit + 1
@@ -94,7 +94,7 @@ def _blueprint(kind: Kind, plural: str, keys: KeyRing) -> Blueprint:
     def energy(query: dict[str, Any], device_id: str) -> Response:
         """The register's energy over [from, to), its edges read between samples"""
         begin, end = _window(query)
-        with transaction() as conn:
+        with reading() as conn:
             key = _known(conn, kind, device_id)
             found = register_energy(conn, kind, key, begin, end)
         return answer({"deviceId": device_id, "from": begin, "to": end, **energy_of(found)})

@@ -83,7 +83,7 @@ def _decode(kind: Kind, shape: Shape, body: bytes) -> tuple[Sequence[Any], bytes
     """(the readings, the same bytes as a JSON array); raises `codec.DECODE_ERRORS`."""
     if shape is Shape.NDJSON:
         readings = codec.one_decoder(kind).decode_lines(body)
-        return readings, b"[" + b",".join(line for line in body.splitlines() if line.strip()) + b"]"
+        return readings, b"[" + b",".join(line for line in body.split(b"\n") if line.strip()) + b"]"
     if body[:1] == b"{":
         return [codec.one_decoder(kind).decode(body)], b"[" + body + b"]"
     return codec.decoder(kind).decode(body), body

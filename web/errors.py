@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import Any
 
 import msgspec
+import psycopg
 import structlog
 from flask import Flask, Response, request
 from sqlalchemy.exc import DBAPIError, OperationalError
@@ -75,6 +76,7 @@ def register(app: Flask) -> None:
     app.register_error_handler(HTTPException, from_http_exception)
     app.register_error_handler(StreamUnavailable, _stream_unavailable)
     app.register_error_handler(DBAPIError, _database_error)
+    app.register_error_handler(psycopg.Error, _database_error)
     app.register_error_handler(PoolTimeout, _database_error)
     app.register_error_handler(Exception, _defect)
 
@@ -86,7 +88,7 @@ def _stream_unavailable(error: StreamUnavailable) -> Response:
 
 def _database_error(error: Exception) -> Response:
     """A server in trouble is 503; a statement it refuses is a defect of ours."""
-    if isinstance(error, OperationalError | PoolTimeout):
+    if isinstance(error, OperationalError | psycopg.OperationalError | PoolTimeout):
         log.warning("database unavailable", error=str(error))
         return problem(Refused("DATABASE_UNAVAILABLE"))
     return _defect(error)

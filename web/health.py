@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from alembic.config import Config
@@ -60,7 +62,8 @@ def _database_conditions() -> dict[str, str]:
         return {"DATABASE_UNAVAILABLE": str(error).splitlines()[0]}
 
 
+@cache
 def expected_revision() -> str:
     """The newest migration this code brings along."""
-    config = Config(toml_file="pyproject.toml")
+    config = Config(toml_file=Path(__file__).parent.parent / "pyproject.toml")
     return ScriptDirectory.from_config(config).get_current_head() or ""

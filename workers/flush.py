@@ -20,10 +20,12 @@ import time
 from collections.abc import Iterator, Sequence
 
 import psycopg
+import redis
 import structlog
 from billiard.process import current_process
 from celery import current_task
 from sqlalchemy import Connection
+from sqlalchemy.exc import OperationalError
 
 from models import deadletters, writes
 from models.codec import Row
@@ -41,14 +43,16 @@ from workers.metrics import (
     READINGS_FLUSHED,
     STREAM_ENTRIES,
 )
+from workers.stream import Entry
 
 log = structlog.get_logger(__name__)
 
 #: Readings per transaction. More gain little (the commit is shared by 20,000 already) and make
 #: memory, locks and the repetition after a crash larger.
 BATCH_READINGS = 20_000
-#: Entries claimed at once: single POSTs are one reading each, batches thousands.
-MAX_ENTRIES, MIN_ENTRIES = 2_000, 4
+#: Entries claimed at once. Single POSTs are one reading each, batches thousands: 500 of the largest
+#: are some 250 MB for a moment, and 500 of the smallest still share one commit well.
+MAX_ENTRIES = 500
 #: A task gives its place back after this long and rings for a successor.
 TASK_SECONDS = 10.0
 
@@ -60,13 +64,17 @@ _VALUE_ERRORS = (UnicodeEncodeError, ValueError, OverflowError, TypeError)
 _device_keys = DeviceKeys()
 
 
-@app.task(name="flush-readings", ignore_result=True)
+#: Servers away are no defect: one line in the log instead of a traceback, every second.
+_EXPECTED = (OperationalError, psycopg.OperationalError, redis.RedisError)
+
+
+@app.task(name="flush-readings", ignore_result=True, throws=_EXPECTED)
 def flush_readings(kind_name: str) -> dict[str, int | str]:
     """Drain one kind's stream; the result tells Flower what was written."""
     return flush(KINDS[kind_name], _consumer_name())
 
 
-@app.task(name="sweep-streams", ignore_result=True)
+@app.task(name="sweep-streams", ignore_result=True, throws=_EXPECTED)
 def sweep_streams() -> dict[str, int]:
     """Ring for every stream in which something waits: covers lost doorbells."""
     waiting = {kind.name: _observe(kind) for kind in KINDS.values()}
@@ -80,18 +88,39 @@ def flush(kind: Kind, consumer: str) -> dict[str, int | str]:
     """Store what waits, transaction by transaction, until the stream is empty or time is up."""
     deadline = time.monotonic() + TASK_SECONDS
     stream.silence_bell(kind)
-    total, dead, transactions, batch = NOTHING, 0, 0, MAX_ENTRIES // 8
-    while entries := stream.claim(kind, consumer, batch):
-        with FLUSH_SECONDS.labels(kind.name).time():
-            readings, buried = decode(kind, entries)
-            stored, dropped = _commit(kind, readings, buried)
-            stream.remove(kind, entries)
-        total, dead, transactions = total + stored, dead + dropped, transactions + 1
-        batch = _next_batch(len(entries), len(readings))
+    stream.ensure_group(kind)
+    total, dead, transactions = NOTHING, 0, 0
+    while entries := stream.claim(kind, consumer, MAX_ENTRIES):
+        for batch in _batches(entries):
+            stored, buried = _move(kind, batch)
+            total, dead, transactions = total + stored, dead + buried, transactions + 1
         if time.monotonic() > deadline:
             doorbell.ring(kind)
             break
     return _report(kind, total, dead, transactions)
+
+
+def _batches(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
+    """Consecutive entries with about BATCH_READINGS readings together."""
+    batch: list[Entry] = []
+    readings = 0
+    for entry in entries:
+        batch.append(entry)
+        readings += entry.count
+        if readings >= BATCH_READINGS:
+            yield batch
+            batch, readings = [], 0
+    if batch:
+        yield batch
+
+
+def _move(kind: Kind, entries: Sequence[Entry]) -> tuple[Stored, int]:
+    """Entries out of the stream into PostgreSQL: (what was stored, how many were buried)."""
+    with FLUSH_SECONDS.labels(kind.name).time():
+        readings, buried = decode(kind, entries)
+        stored, dead = _commit(kind, readings, buried)
+        stream.remove(kind, entries)
+    return stored, dead
 
 
 def _commit(kind: Kind, readings: Sequence[Reading], buried: list[Dead]) -> tuple[Stored, int]:
@@ -136,12 +165,6 @@ def store_or_bury(
 def _rows(readings: Sequence[Reading], keys: dict[tuple[int, str], int]) -> Iterator[Row]:
     for r in readings:
         yield Row(keys[r.fleet_id, r.device_id], r.recorded_us, r.received_us, r.values)
-
-
-def _next_batch(entries: int, readings: int) -> int:
-    """As many entries as hold about BATCH_READINGS, going by the last claim."""
-    wanted = BATCH_READINGS * entries // max(readings, 1)
-    return max(MIN_ENTRIES, min(MAX_ENTRIES, wanted))
 
 
 def _observe(kind: Kind) -> int:

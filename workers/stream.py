@@ -70,6 +70,8 @@ class Entry:
 
     id: str
     fleet_id: int | None
+    #: How many readings the door counted.
+    count: int
     body: bytes | None
     raw: bytes
 
@@ -141,8 +143,10 @@ def silence_bell(kind: Kind) -> None:
 
 
 def claim(kind: Kind, consumer: str, count: int) -> list[Entry]:
-    """Up to `count` entries for this consumer to store: unfinished first, then new ones."""
-    ensure_group(kind)
+    """Up to `count` entries for this consumer to store: unfinished first, then new ones.
+
+    Needs the group (`ensure_group`).
+    """
     mine = _read(kind, consumer, "0", count) or _adopt(kind, consumer, count)
     return mine or _read(kind, consumer, ">", count)
 
@@ -248,8 +252,9 @@ def _entry(entry_id: str, fields: dict[bytes, bytes]) -> Entry:
     raw = b" ".join(name + b"=" + value for name, value in fields.items())
     fleet = fields.get(b"f", b"")
     if fields.get(b"v") != FORMAT or b"b" not in fields or not _FLEET_ID.fullmatch(fleet):
-        return Entry(entry_id, None, None, raw)
-    return Entry(entry_id, int(fleet), fields[b"b"], raw)
+        return Entry(entry_id, None, 1, None, raw)
+    count = fields.get(b"n", b"")
+    return Entry(entry_id, int(fleet), int(count) if count.isdigit() else 1, fields[b"b"], raw)
 
 
 def _forget(kind: Kind, ids: Sequence[str]) -> None:
