@@ -74,7 +74,8 @@ def flush_readings(kind_name: str) -> dict[str, int | str]:
     return flush(KINDS[kind_name], _consumer_name())
 
 
-@app.task(name="sweep-streams", ignore_result=True, throws=_EXPECTED)
+# No events: one sweep a second would bury the flushes in Flower.
+@app.task(name="sweep-streams", ignore_result=True, throws=_EXPECTED, send_events=False)
 def sweep_streams() -> dict[str, int]:
     """Ring for every stream in which something waits: covers lost doorbells."""
     waiting = {kind.name: _observe(kind) for kind in KINDS.values()}

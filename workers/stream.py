@@ -55,7 +55,7 @@ MIN_VERSION = 7
 #: Longest wait for Redis to answer; then the door says 503.
 TIMEOUT_SECONDS = 2.0
 
-_FLEET_ID = re.compile(rb"[0-9]{1,9}")  # fits PostgreSQL's integer
+_SMALL_NUMBER = re.compile(rb"[0-9]{1,9}")  # fits PostgreSQL's integer
 
 T = TypeVar("T")
 
@@ -251,10 +251,11 @@ def _present(kind: Kind, pairs: Sequence[tuple[bytes, dict[bytes, bytes] | None]
 def _entry(entry_id: str, fields: dict[bytes, bytes]) -> Entry:
     raw = b" ".join(name + b"=" + value for name, value in fields.items())
     fleet = fields.get(b"f", b"")
-    if fields.get(b"v") != FORMAT or b"b" not in fields or not _FLEET_ID.fullmatch(fleet):
+    if fields.get(b"v") != FORMAT or b"b" not in fields or not _SMALL_NUMBER.fullmatch(fleet):
         return Entry(entry_id, None, 1, None, raw)
-    count = fields.get(b"n", b"")
-    return Entry(entry_id, int(fleet), int(count) if count.isdigit() else 1, fields[b"b"], raw)
+    counted = fields.get(b"n", b"")
+    count = int(counted) if _SMALL_NUMBER.fullmatch(counted) else 1
+    return Entry(entry_id, int(fleet), count, fields[b"b"], raw)
 
 
 def _forget(kind: Kind, ids: Sequence[str]) -> None:
