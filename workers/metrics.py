@@ -6,7 +6,16 @@ Web and worker processes of one machine share PROMETHEUS_MULTIPROC_DIR, so that 
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Gauge, Histogram
+import os
+import socket
+
+from prometheus_client import Counter, Gauge, Histogram, values
+
+if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+    # The files of the processes carry their pid, which two containers may share.
+    values.ValueClass = values.MultiProcessValue(  # type: ignore[no-untyped-call]
+        lambda: f"{socket.gethostname()}-{os.getpid()}"
+    )
 
 READINGS_ACCEPTED = Counter(
     "energy_readings_accepted_total", "Readings answered with 202", ["kind"]
