@@ -26,6 +26,12 @@ from web.body import Shape
 from web.refusals import Refused, Rejected
 from web.schemas import Message, schema_of
 
+#: An object with more fields is no reading, and not looked at closer: half a million unknown fields
+#: would cost seconds, and an answer several times the body's size.
+MAX_FIELDS = 16
+#: Characters of an unknown field's name in the answer.
+MAX_SHOWN_NAME = 64
+
 
 @dataclass(frozen=True, slots=True)
 class Lawful:
@@ -82,11 +88,24 @@ def _accept_all(kind: Kind, shape: Shape, body: bytes, lawful: Lawful) -> Verdic
 def _decode(kind: Kind, shape: Shape, body: bytes) -> tuple[Sequence[Any], bytes]:
     """(the readings, the same bytes as a JSON array); raises `codec.DECODE_ERRORS`."""
     if shape is Shape.NDJSON:
-        readings = codec.one_decoder(kind).decode_lines(body)
-        return readings, b"[" + b",".join(line for line in body.split(b"\n") if line.strip()) + b"]"
+        return _decode_lines(kind, body)
     if body[:1] == b"{":
         return [codec.one_decoder(kind).decode(body)], b"[" + body + b"]"
     return codec.decoder(kind).decode(body), body
+
+
+def _decode_lines(kind: Kind, body: bytes) -> tuple[Sequence[Any], bytes]:
+    """As `_decode`; no readings when a line is anything but one object.
+
+    The lines are decoded as the array that goes into the stream. Every line begins and ends with a
+    brace, so the commas put between them can only stand between objects; as many readings as lines
+    then means one on each.
+    """
+    lines = [line for ended in body.split(b"\n") if (line := ended.strip(b" \t\r"))]
+    entry = b"[" + b",".join(lines) + b"]"
+    readings = codec.decoder(kind).decode(entry)
+    braced = all(line[:1] == b"{" and line[-1:] == b"}" for line in lines)
+    return (readings, entry) if braced and len(readings) == len(lines) else ([], b"")
 
 
 def _each_field_once(kind: Kind, body: bytes, count: int) -> bool:
@@ -112,11 +131,7 @@ class _BadLine:
 
 
 def _judge_each(kind: Kind, shape: Shape, body: bytes, lawful: Lawful) -> Verdict:
-    items = _parse(shape, body)
-    if not items:
-        raise Refused("EMPTY_BATCH")
-    if len(items) > lawful.max_readings:
-        raise Refused("TOO_MANY_READINGS")
+    items = _parse(shape, body, lawful.max_readings)
     accepted: list[dict[str, Any]] = []
     rejected: list[Rejected] = []
     for index, item in enumerate(items):
@@ -127,7 +142,8 @@ def _judge_each(kind: Kind, shape: Shape, body: bytes, lawful: Lawful) -> Verdic
     return Verdict(len(accepted), msgspec.json.encode(accepted), rejected)
 
 
-def _parse(shape: Shape, body: bytes) -> list[Any]:
+def _parse(shape: Shape, body: bytes, most: int) -> list[Any]:
+    """Between one and `most` items; raises Refused when there are fewer or more."""
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -135,12 +151,21 @@ def _parse(shape: Shape, body: bytes) -> list[Any]:
     if text.startswith("\ufeff"):
         raise Refused("NOT_UTF8")
     if shape is Shape.NDJSON:
-        return [_line(line) for line in text.split("\n") if line.strip()]
+        lines = [line for line in text.split("\n") if line.strip()]
+        return [_line(line) for line in _some(lines, most)]
     try:
         parsed = _loads(text)
     except (ValueError, RecursionError) as error:
         raise Refused("MALFORMED_JSON", f"The body is not JSON: {_short(error)}") from error
-    return parsed if isinstance(parsed, list) else [parsed]
+    return _some(parsed, most) if isinstance(parsed, list) else [parsed]
+
+
+def _some(items: list[Any], most: int) -> list[Any]:
+    if not items:
+        raise Refused("EMPTY_BATCH")
+    if len(items) > most:
+        raise Refused("TOO_MANY_READINGS")
+    return items
 
 
 def _line(line: str) -> Any:
@@ -166,6 +191,8 @@ def _lawful_reading(kind: Kind, item: Any, lawful: Lawful) -> dict[str, Any]:
         raise ValidationError([Message("MALFORMED_JSON")])
     if isinstance(item, _Twice):
         raise ValidationError([Message("DUPLICATE_KEY")])
+    if isinstance(item, dict) and len(item) > MAX_FIELDS:
+        raise ValidationError([Message("UNKNOWN_FIELD")])
     reading: dict[str, Any] = schema_of(kind).load(item)
     if reading["timestamp"] > lawful.newest:
         raise ValidationError([Message("TS_IN_FUTURE")], "timestamp")
@@ -180,10 +207,16 @@ def _canonical(reading: dict[str, Any]) -> dict[str, Any]:
 
 def _rejected(index: int, error: ValidationError) -> Rejected:
     errors = error.normalized_messages()  # type: ignore[no-untyped-call]
-    errors = {"reading" if field == "_schema" else field: errors[field] for field in errors}
     first = next(_messages(errors))
     code = first.code if isinstance(first, Message) else "NOT_AN_OBJECT"
-    return Rejected(index, code, {field: [*map(str, errors[field])] for field in errors})
+    return Rejected(index, code, {_shown(field): [*map(str, errors[field])] for field in errors})
+
+
+def _shown(field: str) -> str:
+    """A field's name as an answer can hold it: a sender may call an unknown one anything."""
+    if field == "_schema":
+        return "reading"
+    return field[:MAX_SHOWN_NAME].encode(errors="replace").decode()
 
 
 def _messages(errors: dict[str, list[str]]) -> Iterator[str]:
@@ -191,4 +224,6 @@ def _messages(errors: dict[str, list[str]]) -> Iterator[str]:
 
 
 def _short(error: Exception) -> str:
-    return "nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
+    if isinstance(error, json.JSONDecodeError):
+        return str(error)
+    return "nested too deeply" if isinstance(error, RecursionError) else "a number is too long"

@@ -76,13 +76,12 @@ class EnergyApi(Api):  # type: ignore[misc]
 
     def _register_responses(self) -> None:
         super()._register_responses()
-        problem = {"schema": self.ERROR_SCHEMA, "description": "Refused, with the reason's code"}
-        component = {
-            "description": problem["description"],
-            "content": {PROBLEM_JSON: {"schema": self.ERROR_SCHEMA}},
-        }
-        self.spec.components.responses.pop(self.DEFAULT_ERROR_RESPONSE_NAME, None)
-        self.spec.components.response(self.DEFAULT_ERROR_RESPONSE_NAME, component)
+        responses = self.spec.components.responses_lazy
+        for response in responses.values():
+            if "content" in response:
+                response["content"] = {PROBLEM_JSON: response["content"]["application/json"]}
+        refused = "Refused: `code` says why, docs/refusals.md what to do about it"
+        responses[self.DEFAULT_ERROR_RESPONSE_NAME]["description"] = refused
 
 
 def _ingest_doc(kind: Kind) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 import msgspec
 from flask import Response, request
-from marshmallow import RAISE, Schema, fields, validate
+from marshmallow import Schema, fields, validate
 
 from web.answers import answer
 from web.refusals import Refused
@@ -17,21 +17,20 @@ from web.refusals import Refused
 DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
 
 Row = TypeVar("Row")
-T = TypeVar("T")
 
 
 class PageQuery(Schema):
     """?limit and ?cursor."""
 
-    class Meta:
-        unknown = RAISE
-
     limit = fields.Integer(load_default=DEFAULT_LIMIT, validate=validate.Range(1, MAX_LIMIT))
     cursor = fields.String(load_default=None)
 
 
-def decode_cursor(cursor: str | None, position: type[T]) -> T | None:
-    """Where the page before ended, as `position`; None for the first page. Raises Refused."""
+def decode_cursor(cursor: str | None, position: Any) -> Any:
+    """Where the page before ended, as the type `position` (to msgspec, with its limits).
+
+    None for the first page. Raises Refused for a cursor that no page can have given out.
+    """
     if cursor is None:
         return None
     try:

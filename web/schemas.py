@@ -21,7 +21,8 @@ from web.refusals import READING_REFUSALS
 _DEVICE_ID = re.compile(DEVICE_ID_PATTERN)
 #: RFC 3339 section 5.6, with at most microseconds.
 _RFC3339 = re.compile(
-    r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(?P<fraction>\.\d+)?(?P<offset>[Zz]|[+-]\d{2}:\d{2})?",
+    r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(?P<fraction>\.\d+)?"
+    r"(?P<offset>[Zz]|[+-]\d{2}:[0-5]\d)?",
     re.ASCII,
 )
 _MICROSECONDS = 7  # a point and six digits
@@ -51,6 +52,11 @@ def _messages(wrong: str) -> dict[str, Any]:
     return {"required": [Message("MISSING_FIELD")], "null": [Message(wrong)]}
 
 
+def is_device_id(text: str) -> bool:
+    """Whether a device could have this id; PostgreSQL cannot even be asked about some others."""
+    return _DEVICE_ID.fullmatch(text) is not None
+
+
 class DeviceId(fields.Field[str]):
     """A device's own id."""
 
@@ -62,7 +68,7 @@ class DeviceId(fields.Field[str]):
         )
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **_: Any) -> str:
-        if not isinstance(value, str) or not _DEVICE_ID.fullmatch(value):
+        if not isinstance(value, str) or not is_device_id(value):
             raise _error("BAD_ID")
         return value
 
@@ -96,17 +102,15 @@ class MeasuredNumber(fields.Field[float]):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **_: Any) -> float:
         if type(value) not in (int, float):  # bool is an int to isinstance
             raise _error("NOT_A_NUMBER")
-        if not math.isfinite(value):
-            raise _error("NOT_FINITE")
-        low, high = self.measure.low, self.measure.high
-        if value < low == 0 and self.measure.unit == "kWh":
+        number, low, high = _finite(value), self.measure.low, self.measure.high
+        if number < low == 0 and self.measure.unit == "kWh":
             raise _error("NEGATIVE")
-        if not low <= value <= high:
+        if not low <= number <= high:
             text = (
                 f"{self.measure.description} lies between {low:g} and {high:g} {self.measure.unit}."
             )
             raise _error("OUT_OF_RANGE", text)
-        return float(value)
+        return number
 
 
 class Timestamp(fields.Field[datetime]):

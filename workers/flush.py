@@ -58,6 +58,12 @@ TASK_SECONDS = 10.0
 
 #: SQLSTATE classes that blame the data: 22 data exception, 23 integrity, 21 cardinality.
 _DATA_ERRORS = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.CardinalityViolation)
+#: Of these classes, but a matter of the table: it is of another release than this program.
+_SCHEMA_ERRORS = (
+    psycopg.errors.NotNullViolation,
+    psycopg.errors.InvalidBinaryRepresentation,
+    psycopg.errors.BadCopyFileFormat,
+)
 #: What Python itself raises for a value that PostgreSQL cannot take.
 _VALUE_ERRORS = (UnicodeEncodeError, ValueError, OverflowError, TypeError)
 
@@ -153,6 +159,8 @@ def store_or_bury(
     try:
         with conn.begin_nested():
             return writes.store(conn, kind, _rows(readings, keys))
+    except _SCHEMA_ERRORS:
+        raise
     except (*_DATA_ERRORS, *_VALUE_ERRORS) as error:
         if len(readings) == 1:
             buried.append(readings[0].dead(kind, "UNSTORABLE", f"{type(error).__name__}: {error}"))

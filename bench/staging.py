@@ -1,0 +1,124 @@
+"""Start a whole product of our own, and two floors beside it; stop and remove everything again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import fields
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import settings
+from bench.crew import Crew, hired
+from bench.load import Target
+from bench.progress import say
+from bench.readings import DEVICES, KINDS, Fleet
+from bench.stage import Stage
+from bench.usage import Usage
+from stack import launcher
+from stack.launcher import Stack
+from stack.ports import free_port
+from stack.programs import app_programs
+from stack.tether import tethered
+from workers import partitions, rollup
+
+#: Processes that generate load; the connections are dealt out among them.
+LOADERS = 2 if (os.cpu_count() or 1) <= 2 else 4
+#: The measured readings begin this long ago. Those of the warm-up lie in the last day.
+HISTORY = timedelta(days=6)
+#: Warm-up: each device has a reading every so often, so that the analytics have a number to show.
+_RECENT_SPACING, _RECENT_STEPS, _BATCH = timedelta(hours=4), 6, 500
+
+
+@contextmanager
+def staged(folder: Path | None) -> Iterator[Stage]:
+    """A running product in a new folder inside `folder`, warmed up; all of it gone at the end."""
+    with ExitStack() as cleanup:
+        home = cleanup.enter_context(_temporary(folder)) / "home"
+        stack = cleanup.enter_context(
+            launcher.running(home, environment=_own_environment(), report=say)
+        )
+        os.environ.update(stack.environment)
+        settings.load.cache_clear()
+        partitions.keep(datetime.now(UTC), 0)
+        crew = cleanup.enter_context(hired(LOADERS))
+        usage = Usage(lambda: _roots(stack, crew))
+        cleanup.enter_context(usage.watching())
+        stage = Stage(
+            stack,
+            crew,
+            usage,
+            web=Target(int(stack.api_url.rpartition(":")[2]), stack.api_key),
+            bare=cleanup.enter_context(_served(stack, "bare")),
+            without_queue=cleanup.enter_context(_served(stack, "without_queue")),
+            fleet=Fleet(datetime.now(UTC).replace(second=0, microsecond=0) - HISTORY),
+        )
+        _warm_up(stage)
+        yield stage
+
+
+@contextmanager
+def _temporary(folder: Path | None) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(
+        prefix="energy-bench-", dir=folder, ignore_cleanup_errors=True
+    ) as name:
+        Path(name).chmod(0o711)  # nobody passes through it, see stack.unprivileged
+        yield Path(name)
+
+
+def _own_environment() -> dict[str, str]:
+    """This process's, without the product's settings: its defaults and its own servers are used."""
+    ours = {field.name.upper() for field in fields(settings.Settings)}
+    return {name: value for name, value in os.environ.items() if name not in ours}
+
+
+def _roots(stack: Stack, crew: Crew) -> dict[str, list[int]]:
+    programs = {name: [pid] for name, pid in stack.supervisor.pids().items()}
+    return programs | {"load generator": crew.pids}
+
+
+@contextmanager
+def _served(stack: Stack, application: str) -> Iterator[Target]:
+    """One of bench/apps.py behind granian, configured exactly as the product is."""
+    port = free_port()
+    (web,) = (p for p in app_programs(port, port) if p.name == "web")
+    metrics = stack.home.path / f"metrics-{application}"
+    metrics.mkdir()
+    with tethered(
+        [*web.command[:-1], f"bench.apps:{application}"],
+        stop=signal.SIGTERM,
+        log=stack.home.logs / f"{application}.log",
+        env={**stack.environment, "PROMETHEUS_MULTIPROC_DIR": str(metrics)},
+    ):
+        target = Target(port, stack.api_key)
+        _wait_for(target, 60)
+        yield target
+
+
+def _wait_for(target: Target, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            target.connect().close()
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
+def _warm_up(stage: Stage) -> None:
+    """Let every device send a few readings, see them stored, have every vehicle summarised."""
+    say(f"warming up: {DEVICES:,} meters and {DEVICES:,} vehicles register themselves")
+    begin = datetime.now(UTC).replace(microsecond=0) - _RECENT_SPACING * _RECENT_STEPS
+    recent = Fleet(begin, _RECENT_SPACING)
+    requests = len(KINDS) * DEVICES * _RECENT_STEPS // _BATCH
+    stage.post(stage.web, requests, _BATCH, 0, recent)
+    stage.rows += requests * _BATCH
+    stage.wait_until_stored()
+    while not rollup.tick(datetime.now(UTC))["vehicles"]:
+        time.sleep(0.2)  # beat's own tick is at work

@@ -1,0 +1,1 @@
+"""The tests: unit/ needs nothing, integration/ asks for real servers (see conftest.py)."""

@@ -1,0 +1,673 @@
+"""From the stream to the summary row, against numbers worked out by hand.
+
+The acceptance cases are the shared scenarios: what they expect was computed by hand, and checked by
+machine, before there was any code.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from models import rollups, windows
+from models.clock import from_us
+from models.engine import transaction
+from models.kinds import KINDS, METER, VEHICLE, Kind
+from tests.factories import (
+    NEXT_MIDNIGHT,
+    Reading,
+    at,
+    content,
+    empty_servers,
+    execute,
+    flush_all,
+    make_fleet,
+    meter_reading,
+    performance_of,
+    post_to_stream,
+    register,
+    roll_up,
+    rows,
+    store,
+    support_pct,
+    vehicle_reading,
+)
+from workers import performance, rollup, stream
+
+SHARED = Path(__file__).resolve().parents[3] / "shared"
+SCENARIOS = SHARED / "scenarios" / "energy.json"
+REGISTER = SHARED / "data" / "opsd_ev_meter_60min.csv"
+
+DAY = timedelta(hours=24)
+Points = Sequence[tuple[datetime | str, float]]
+
+# --- the acceptance cases -------------------------------------------------------------------------
+
+#: Cases that need every step of a register classified, not only steps and restarts.
+NEEDS_CLASSIFIER = {
+    "S06": "DIP: a vehicle's estimate that went down a little is no restart",
+    "S07": "GLITCH: one sample of zero between two equal ones is no restart",
+    "S08": "ROLLOVER: the register's modulus is not known yet",
+    "S10": "REBASE: another meter's register is no restart",
+    "S11": "SPIKE: one sample that is too high for the meter's rating",
+    "S12": "JUMP: a rise that is too high for the meter's rating",
+}
+#: Cases whose edge gap G is given and makes a difference to the default one.
+NEEDS_OTHER_GAP = {
+    # The meter's samples in the window are 1 h apart, so that gaps up to 3 h are bridged, and this
+    # one is 3 h: see test_the_default_gap_bridges_what_s16_does_not.
+    "S16": "G = 1 h",
+}
+
+#: Where the file is silent about what is known: the energy of the one side that spoke.
+KNOWN_AS_WELL = {"S18": {"dcKwh": 27.0}}
+
+CASES: dict[str, dict[str, Any]] = (
+    {case["id"]: case for case in json.loads(SCENARIOS.read_text())} if SCENARIOS.exists() else {}
+)
+
+
+def _needs(path: Path) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(not path.exists(), reason=f"{path.name} is not beside this checkout")
+
+
+def summary(begin: datetime, end: datetime) -> dict[str, Any]:
+    """The summary row of vehicle-001; windows that are no 24 h are summarised without a row."""
+    roll_up(end)
+    if end - begin == DAY:
+        return performance_of("vehicle-001")
+    with transaction() as conn:
+        supplies = rollups.supplies(conn, begin, end, after_key=0, limit=10)
+        (row,) = performance.summarise(conn, supplies, begin, end)
+    return row
+
+
+@_needs(SCENARIOS)
+def test_every_case_is_met_or_left_out_for_a_reason() -> None:
+    assert set(CASES) >= NEEDS_CLASSIFIER.keys() | NEEDS_OTHER_GAP.keys()
+    assert len(CASES) == 28
+
+
+@_needs(SCENARIOS)
+@pytest.mark.parametrize("name", [n for n in CASES if n not in NEEDS_CLASSIFIER | NEEDS_OTHER_GAP])
+def test_an_acceptance_case_ends_in_the_expected_summary(fleet: int, name: str) -> None:
+    case = CASES[name]
+    begin, end = map(datetime.fromisoformat, case["window"])
+    make_known(fleet, case)
+    store(fleet, case["meter"], case["vehicle"])
+    row, expected = summary(begin, end), case["expected"] | KNOWN_AS_WELL.get(name, {})
+
+    assert row["reason"] == expected["reason"]
+    for column, field in (
+        ("ac_kwh", "acKwh"),
+        ("dc_kwh", "dcKwh"),
+        ("efficiency", "efficiency"),
+        ("raw_ratio", "rawRatio"),
+    ):
+        assert row[column] == about(expected[field]), column
+    assert support_pct(row) == about(expected["supportPct"], 0.005)
+    assert row["ac_resets"] == expected["acFlags"].count("RESET")
+    assert row["dc_resets"] == expected["dcFlags"].count("RESET")
+
+
+def about(number: float | None, tolerance: float = 0.00005) -> Any:
+    return None if number is None else pytest.approx(number, abs=tolerance)
+
+
+def make_known(fleet: int, case: dict[str, Any]) -> None:
+    """A vehicle that is silent in the case has spoken once, long before."""
+    if not case["vehicle"]:
+        post_to_stream(VEHICLE, fleet, [vehicle_reading(timestamp="2025-06-01T00:00:00Z")])
+
+
+@_needs(SCENARIOS)
+def test_the_case_of_a_conflicting_duplicate_keeps_one_conflict(fleet: int) -> None:  # S26
+    store(fleet, CASES["S26"]["meter"], CASES["S26"]["vehicle"])
+    assert [row["refused"]["kwhConsumedAc"] for row in rows("SELECT * FROM reading_conflicts")] == [
+        999.0
+    ]
+
+
+@_needs(SCENARIOS)
+def test_the_default_gap_bridges_what_s16_does_not(fleet: int) -> None:
+    """AC: two thirds of the way from 100 (at -2 h) to 120 (at 1 h) are 113.333 at the window's
+    start, so 150 - 113.333 = 36.667. DC: 83 - 50 = 33. Their ratio is 0.9 all the same.
+    """
+    store(fleet, CASES["S16"]["meter"], CASES["S16"]["vehicle"])
+    row = summary(at(0), NEXT_MIDNIGHT)
+    assert (row["ac_kwh"], row["dc_kwh"]) == (36.6667, 33.0)
+    assert row["efficiency"] == 0.9
+    assert support_pct(row) == 100
+
+
+# Late data
+
+HOURS = range(25)
+STEADY_AC: Points = [(at(hour), 100 + 1.25 * hour) for hour in HOURS]
+STEADY_DC: Points = [(at(hour), 98 + 1.125 * hour) for hour in HOURS]
+
+
+def test_late_data_widens_the_window(fleet: int) -> None:  # S27
+    store(fleet, STEADY_AC[:19], STEADY_DC)
+    row = summary(at(0), NEXT_MIDNIGHT)
+    assert (row["ac_kwh"], row["dc_kwh"], row["efficiency"]) == (22.5, 20.25, 0.9)
+    assert support_pct(row) == 75
+    store(fleet, STEADY_AC[19:])
+    row = summary(at(0), NEXT_MIDNIGHT)
+    assert (row["ac_kwh"], row["dc_kwh"], row["efficiency"]) == (30, 27, 0.9)
+    assert support_pct(row) == 100
+
+
+def test_late_data_changes_exactly_what_it_touches(fleet: int) -> None:
+    store(fleet, STEADY_AC, STEADY_DC)
+    other = [("meterId", METER, STEADY_AC), ("vehicleId", VEHICLE, STEADY_DC)]
+    for field, kind, points in other:
+        name = f"{kind.name}-002"
+        post_to_stream(kind, fleet, register(kind, points, **{field: name}))
+    flush_all()
+    roll_up()
+    before, untouched = content(METER, METER.hourly), performance_of("vehicle-002")
+    # A restart at 05:30 that nobody had heard of: 2 kWh since, and then 107.5 at 06:00.
+    store(fleet, [(at(5, minutes=30), 2.0)])
+    report = roll_up()
+    assert (report["meterHours"], report["vehicleHours"]) == (1, 0)
+    changed = [
+        (old, new)
+        for old, new in zip(before, content(METER, METER.hourly), strict=True)
+        if old != new
+    ]
+    ((old, new),) = changed
+    assert (new["device_id"], new["hour"]) == ("meter-001", at(5))
+    assert (old["samples"], old["energy_kwh"], old["resets"]) == (1, 0, 0)
+    assert (new["samples"], new["energy_kwh"], new["resets"]) == (2, 2.0, 1)
+    # Instead of 1.25 from 05:00 to 06:00: 2.0, and 105.5 from 2.0 to 107.5.
+    assert performance_of("vehicle-001")["ac_kwh"] == 30 - 1.25 + 2.0 + 105.5
+    told = ("data_complete_through",)
+    now = performance_of("vehicle-002")
+    assert all(now[name] == untouched[name] for name in now if name not in told)
+
+
+# --- a real register ------------------------------------------------------------------------------
+
+#: Window, AC kWh (hand-computed from the register), how much of the window it covers in %.
+REAL = {
+    "R1, a day": ("2016-02-26T00:00Z", "2016-02-27T00:00Z", 14.362, 100),
+    "R2, a day in which the register's edges matter": (
+        "2016-08-13T15:00Z",
+        "2016-08-14T15:00Z",
+        5.553,
+        100,
+    ),
+    "R3, a day that a gap of 56 h cuts at 14:00": (
+        "2016-04-22T00:00Z",
+        "2016-04-23T00:00Z",
+        0.001,
+        100 * 14 / 24,
+    ),
+    "R4, the same gap inside": ("2016-04-22T12:00Z", "2016-04-25T00:00Z", 7.792, 100),
+}
+
+
+@_needs(REGISTER)
+def test_a_real_register_of_sixteen_months(fleet: int) -> None:
+    """Open Power System Data, CoSSMic, CC-BY-4.0. The DC side is made up: 90 % of it, always."""
+    with REGISTER.open() as file:
+        counted = [
+            (line["utc_timestamp"], float(line["ev_kwh_cumulative"]))
+            for line in csv.DictReader(file)
+            if line["ev_kwh_cumulative"]
+        ]
+    assert len(counted) == 11_462
+    for start in range(0, len(counted), 5000):
+        part = counted[start : start + 5000]
+        store(fleet, part, [(t, 0.9 * kwh) for t, kwh in part])
+    for name, (begin, end, ac_kwh, support) in REAL.items():
+        row = summary(*map(datetime.fromisoformat, (begin, end)))
+        assert row["ac_kwh"] == pytest.approx(ac_kwh, abs=0.0006), name
+        assert row["dc_kwh"] == pytest.approx(0.9 * ac_kwh, abs=0.0006), name
+        assert support_pct(row) == pytest.approx(support, abs=0.05), name
+        assert (row["efficiency"] == 0.9) is (ac_kwh >= 0.5), name
+    # R5, all of it
+    first, last = (datetime.fromisoformat(counted[index][0]) for index in (0, -1))
+    row = summary(first, last)
+    assert row["ac_kwh"] == pytest.approx(1345.340, abs=0.0006)
+    assert (row["ac_resets"], row["ac_samples"]) == (0, 11_462)
+
+
+# --- which meter ----------------------------------------------------------------------------------
+
+
+def assign(vehicle: str, meter: str, begin: datetime, end: datetime | None = None) -> None:
+    execute(
+        "INSERT INTO meter_assignments (vehicle_key, meter_key, valid_from, valid_to)"
+        " SELECT v.key, m.key, :begin, CAST(:end AS timestamptz) FROM vehicles v, meters m"
+        " WHERE v.device_id = :vehicle AND m.device_id = :meter",
+        vehicle=vehicle,
+        meter=meter,
+        begin=begin,
+        end=end,
+    )
+
+
+def post_registers(kind: Kind, fleet: int, **points: Points) -> None:
+    for name, samples in points.items():
+        device = {kind.id_field: name.replace("_", "-")}
+        post_to_stream(kind, fleet, register(kind, samples, **device))
+    flush_all()
+
+
+@pytest.fixture
+def two_cars(fleet: int) -> int:
+    """vehicle-001 and vehicle-002, meter-001 and meter-007, and what they moved on a day."""
+    post_registers(
+        METER,
+        fleet,
+        meter_001=[
+            (at(h), 100 + (8 / 12 * h if h < 12 else 8 + 15 / 12 * (h - 12))) for h in HOURS
+        ],
+        meter_007=[(at(h), 500 + (5 / 12 * h if h < 12 else 5 + h - 12)) for h in HOURS],
+    )
+    post_registers(
+        VEHICLE,
+        fleet,
+        vehicle_001=[(at(h), 18 / 24 * h) for h in HOURS],
+        vehicle_002=[(at(h), 13.5 / 12 * max(0, h - 12)) for h in HOURS],
+    )
+    return fleet
+
+
+def test_a_vehicle_that_changed_its_meter_at_noon(two_cars: int) -> None:  # S28
+    assign("vehicle-001", "meter-001", at(-500), at(12))
+    assign("vehicle-001", "meter-007", at(12))
+    assign("vehicle-002", "meter-001", at(12))
+    roll_up()
+    first, second = performance_of("vehicle-001"), performance_of("vehicle-002")
+    assert (first["ac_kwh"], first["dc_kwh"], first["efficiency"]) == (8 + 12, 18, 0.9)
+    assert first["meter_id"] == "meter-007"  # the last
+    assert (second["ac_kwh"], second["dc_kwh"]) == (15, 13.5)
+
+
+def test_without_assignments_the_numbers_in_the_names_match(two_cars: int) -> None:
+    roll_up()
+    first, second = performance_of("vehicle-001"), performance_of("vehicle-002")
+    assert (first["meter_id"], first["ac_kwh"], first["reason"]) == ("meter-001", 23, None)
+    # meter-002 has never been heard of
+    assert (second["meter_id"], second["ac_kwh"]) == ("meter-002", None)
+    assert (second["reason"], second["dc_kwh"]) == ("MISSING_AC", 13.5)
+
+
+def test_an_assigned_meter_serves_no_other_vehicle_by_its_name(two_cars: int) -> None:
+    assign("vehicle-002", "meter-001", at(-500))
+    roll_up()
+    first, second = performance_of("vehicle-001"), performance_of("vehicle-002")
+    assert (first["reason"], first["meter_id"], first["ac_kwh"]) == ("UNASSIGNED", None, None)
+    assert first["dc_kwh"] == 18
+    assert (second["meter_id"], second["ac_kwh"]) == ("meter-001", 23)
+
+
+def test_an_assigned_vehicle_has_no_meter_outside_its_assignments(two_cars: int) -> None:
+    assign("vehicle-001", "meter-007", at(-500), at(-400))
+    roll_up()
+    assert performance_of("vehicle-001")["reason"] == "UNASSIGNED"
+
+
+@pytest.mark.parametrize("vehicle", ["truck-7", "vehicle-", "vehicle", "VEHICLE-001", "xvehicle-1"])
+def test_a_vehicle_of_another_name_has_no_meter(fleet: int, vehicle: str) -> None:
+    post_to_stream(VEHICLE, fleet, register(VEHICLE, STEADY_DC, vehicleId=vehicle))
+    post_to_stream(METER, fleet, register(METER, STEADY_AC, meterId="meter-"))
+    flush_all()
+    roll_up()
+    row = performance_of(vehicle)
+    assert (row["reason"], row["meter_id"], row["efficiency"]) == ("UNASSIGNED", None, None)
+    assert row["dc_kwh"] == 27
+
+
+def test_any_suffix_is_a_pair(fleet: int) -> None:
+    post_to_stream(VEHICLE, fleet, register(VEHICLE, STEADY_DC, vehicleId="vehicle-B.7"))
+    post_to_stream(METER, fleet, register(METER, STEADY_AC, meterId="meter-B.7"))
+    flush_all()
+    roll_up()
+    assert performance_of("vehicle-B.7")["efficiency"] == 0.9
+
+
+def test_another_fleets_meter_is_never_mine(fleet: int, other_fleet: int) -> None:
+    store(fleet, vehicle=STEADY_DC)
+    store(other_fleet, meter=STEADY_AC)
+    roll_up()
+    row = performance_of("vehicle-001", fleet)
+    assert (row["reason"], row["ac_kwh"], row["efficiency"]) == ("MISSING_AC", None, None)
+    assert rows("SELECT vehicle_id FROM vehicle_performance_24h") == [{"vehicle_id": "vehicle-001"}]
+
+
+def test_the_same_names_in_two_fleets_are_two_pairs(fleet: int, other_fleet: int) -> None:
+    store(fleet, STEADY_AC, STEADY_DC)
+    store(other_fleet, [(at(0), 0), (at(24), 100)], [(at(0), 0), (at(24), 80)])
+    roll_up()
+    assert performance_of("vehicle-001", fleet)["efficiency"] == 0.9
+    assert performance_of("vehicle-001", other_fleet)["efficiency"] == 0.8
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        ("vehicle-001", "meter-007", 11, None),
+        ("vehicle-002", "meter-001", 11, None),
+        ("vehicle-001", "meter-001", -1000, 0),
+    ],
+)
+def test_assignments_do_not_overlap(
+    two_cars: int, second: tuple[str, str, int, int | None]
+) -> None:
+    assign("vehicle-001", "meter-001", at(-500), at(12))
+    vehicle, meter, begin, end = second
+    with pytest.raises(Exception, match="meter_assignments_one_") as refusal:
+        assign(vehicle, meter, at(begin), None if end is None else at(end))
+    assert isinstance(refusal.value.__cause__, psycopg.errors.ExclusionViolation)
+
+
+def test_an_assignment_ends_after_it_begins(two_cars: int) -> None:
+    with pytest.raises(Exception, match="meter_assignments_period_check"):
+        assign("vehicle-001", "meter-001", at(3), at(3))
+
+
+# --- reasons and figures --------------------------------------------------------------------------
+
+
+def test_a_pair_that_has_been_silent_for_a_day_has_no_data(fleet: int) -> None:
+    store(fleet, [(at(-30), 1)], [(at(-30), 1)])
+    roll_up()
+    row = performance_of("vehicle-001")
+    assert (row["reason"], row["effective_from"], row["battery_temp_avg_c"]) == (
+        "NO_DATA",
+        None,
+        None,
+    )
+
+
+def test_two_sides_without_common_time_are_not_compared(fleet: int) -> None:
+    store(fleet, [(at(1), 1), (at(2), 5)], [(at(3), 1), (at(4), 5)])
+    roll_up()
+    row = performance_of("vehicle-001")
+    assert (row["reason"], row["efficiency"], row["raw_ratio"]) == ("NO_OVERLAP", None, None)
+    assert (row["ac_kwh"], row["dc_kwh"]) == (4, 4)  # each on its own
+
+
+def test_battery_temperatures_are_those_of_the_window(fleet: int) -> None:
+    temperatures = [(-1, 99), (0, -5), (6, 20), (12, 40.125), (25, -60)]
+    readings = [vehicle_reading(timestamp=at(h), batteryTemp=t) for h, t in temperatures]
+    post_to_stream(VEHICLE, fleet, readings)
+    flush_all()
+    roll_up()
+    row = performance_of("vehicle-001")
+    assert row["battery_temp_avg_c"] == 18.38  # 55.125 / 3
+    assert (row["battery_temp_min_c"], row["battery_temp_max_c"]) == (-5, 40.125)
+    assert row["dc_samples"] == 3
+
+
+def test_a_window_is_cut_out_of_hours_wherever_it_lies(fleet: int) -> None:
+    """One kWh an hour, sampled every 7 minutes; 0.9 kWh an hour every 11."""
+    minutes = range(-600, 3000)
+    store(
+        fleet,
+        [(at(minutes=m), m / 60 + 50) for m in minutes if m % 7 == 0],
+        [(at(minutes=m), 0.9 * (m / 60 + 50)) for m in minutes if m % 11 == 0],
+    )
+    for now in (at(24), at(24, minutes=17), at(25, seconds=0.000001), at(30.5)):
+        roll_up(now)
+        row = performance_of("vehicle-001")
+        assert (row["ac_kwh"], row["dc_kwh"], row["efficiency"]) == (24, 21.6, 0.9)
+        assert (row["window_from"], row["window_to"]) == (now - DAY, now)
+        assert (row["effective_from"], row["effective_to"]) == (now - DAY, now)
+        assert row["computed_at"] == now
+
+
+# --- the rollup as a machine ----------------------------------------------------------------------
+
+
+def marks() -> int:
+    return len(rows("SELECT 1 FROM meter_hours_dirty UNION ALL SELECT 1 FROM vehicle_hours_dirty"))
+
+
+def test_a_mark_is_worked_off_once(fleet: int) -> None:
+    store(fleet, STEADY_AC, STEADY_DC)
+    assert marks() == 50
+    assert roll_up() == {"vehicles": 1, "meterHours": 25, "vehicleHours": 25}
+    assert marks() == 0
+    assert roll_up() == {"vehicles": 1, "meterHours": 0, "vehicleHours": 0}
+    assert performance_of("vehicle-001")["efficiency"] == 0.9
+
+
+def test_many_marks_are_worked_off_in_bites(fleet: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    store(fleet, STEADY_AC, STEADY_DC)
+    monkeypatch.setattr(rollup, "DIRTY_BITE", 4)
+    monkeypatch.setattr(rollup, "TICK_SECONDS", -1)
+    assert roll_up() == {"vehicles": 1, "meterHours": 4, "vehicleHours": 4}
+    assert marks() == 42
+    monkeypatch.setattr(rollup, "TICK_SECONDS", 60)
+    assert roll_up() == {"vehicles": 1, "meterHours": 21, "vehicleHours": 21}
+    assert performance_of("vehicle-001")["efficiency"] == 0.9
+
+
+def test_many_vehicles_are_summarised_in_pages(fleet: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for n in range(5):
+        post_registers(METER, fleet, **{f"meter_{n}": [(at(0), 0), (at(24), 10)]})
+        post_registers(VEHICLE, fleet, **{f"vehicle_{n}": [(at(0), 0), (at(24), 5 + n)]})
+    monkeypatch.setattr(rollup, "VEHICLE_PAGE", 2)
+    assert roll_up()["vehicles"] == 5
+    found = rows("SELECT vehicle_id, efficiency FROM vehicle_performance_24h ORDER BY 1")
+    assert [row["efficiency"] for row in found] == [0.5, 0.6, 0.7, 0.8, 0.9]
+
+
+def summaries() -> list[dict[str, Any]]:
+    found = rows("SELECT * FROM vehicle_performance_24h ORDER BY vehicle_id")
+    return [{k: v for k, v in row.items() if k != "data_complete_through"} for row in found]
+
+
+def everything(*, keys: bool = True) -> dict[str, list[dict[str, Any]]]:
+    """All that is known, but for when it came in."""
+    found = {
+        table.name: content(kind, table)
+        for kind in KINDS.values()
+        for table in (kind.history, kind.latest, kind.hourly)
+    }
+    found["summaries"] = [
+        {k: v for k, v in row.items() if keys or k != "vehicle_key"} for row in summaries()
+    ]
+    return found
+
+
+def test_ticks_at_once_end_in_the_same_rows(fleet: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    store(fleet, STEADY_AC, STEADY_DC)
+    store(make_fleet("Third depot"), STEADY_AC, STEADY_DC)
+    roll_up()
+    alone = everything()
+    for kind in KINDS.values():
+        with transaction() as conn:
+            conn.execute(kind.hourly.delete())
+    execute("DELETE FROM vehicle_performance_24h")
+    execute(
+        "INSERT INTO meter_hours_dirty (device_key, hour) SELECT device_key, recorded_at"
+        " FROM meter_telemetry_history"
+    )
+    execute(
+        "INSERT INTO vehicle_hours_dirty (device_key, hour) SELECT device_key, recorded_at"
+        " FROM vehicle_telemetry_history"
+    )
+    monkeypatch.setattr(rollup, "DIRTY_BITE", 5)
+    monkeypatch.setattr(rollup, "VEHICLE_PAGE", 1)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(roll_up, [NEXT_MIDNIGHT] * 4))
+    assert marks() == 0
+    assert everything() == alone
+
+
+def test_a_tick_that_overlaps_another_leaves_at_once(fleet: int) -> None:
+    store(fleet, STEADY_AC, STEADY_DC)
+    with transaction() as other:
+        assert rollups.try_lock(other)
+        assert roll_up() == {"vehicles": 0, "meterHours": 0, "vehicleHours": 0}
+    assert marks() == 50
+    assert summaries() == []
+
+
+class Killed(BaseException):
+    """Nobody catches this."""
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        (windows, "refresh_hours"),
+        (rollups, "supplies"),
+        (performance.windows, "read_registers"),
+        (rollups, "write_performance"),
+    ],
+)
+def test_a_tick_killed_midway_costs_a_repetition(
+    fleet: int, monkeypatch: pytest.MonkeyPatch, module: Any, name: str
+) -> None:
+    def killed(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    store(fleet, STEADY_AC, STEADY_DC)
+    with monkeypatch.context() as death:
+        death.setattr(module, name, killed)
+        with pytest.raises(Killed):
+            roll_up()
+    assert summaries() == []
+    roll_up()
+    assert marks() == 0
+    assert performance_of("vehicle-001")["efficiency"] == 0.9
+
+
+def test_a_reading_that_comes_between_taking_marks_and_recomputing_is_not_lost(
+    fleet: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refresh = windows.refresh_hours
+
+    def flushed_meanwhile(conn: Any, kind: Kind, hours: Any) -> None:
+        if kind is METER and (left := late.pop(0) if late else None):
+            store(fleet, left)
+        refresh(conn, kind, hours)
+
+    late: list[Points] = [[(at(3, minutes=20), 104.0)], [(at(3, minutes=40), 104.5)]]
+    store(fleet, STEADY_AC, STEADY_DC)
+    monkeypatch.setattr(windows, "refresh_hours", flushed_meanwhile)
+    roll_up()
+    assert marks() == 0
+    (hour,) = rows(
+        "SELECT samples, last_kwh FROM meter_energy_hourly WHERE hour = :hour", hour=at(3)
+    )
+    assert hour == {"samples": 3, "last_kwh": 104.5}
+
+
+# How complete the numbers are
+
+
+def test_with_nothing_waiting_the_numbers_are_complete_until_now(fleet: int) -> None:
+    store(fleet, STEADY_AC, STEADY_DC)
+    before = from_us(stream.now_us())
+    roll_up()
+    told = performance_of("vehicle-001")["data_complete_through"]
+    assert before <= told <= from_us(stream.now_us())
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=str)
+def test_a_reading_that_waits_limits_what_is_complete(fleet: int, kind: Kind) -> None:
+    store(fleet, STEADY_AC, STEADY_DC)
+    make = meter_reading if kind is METER else vehicle_reading
+    post_to_stream(kind, fleet, [make(timestamp=at(12, minutes=5))])
+    accepted = stream.oldest_us(kind)
+    assert accepted is not None
+    roll_up()
+    assert performance_of("vehicle-001")["data_complete_through"] == from_us(accepted)
+
+
+def test_a_reading_that_comes_while_the_stream_is_looked_at_is_not_claimed(
+    fleet: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    oldest_us = stream.oldest_us
+
+    def just_missed(kind: Kind) -> int | None:
+        found = oldest_us(kind)
+        if kind is METER:
+            post_to_stream(METER, fleet, [meter_reading(timestamp=at(12, minutes=5))])
+            time.sleep(0.005)
+        return found
+
+    store(fleet, STEADY_AC, STEADY_DC)
+    with monkeypatch.context() as context:
+        context.setattr(stream, "oldest_us", just_missed)
+        roll_up()
+    accepted = stream.oldest_us(METER)
+    assert accepted is not None
+    grain = timedelta(milliseconds=1)  # of the ids by which Redis dates entries
+    assert performance_of("vehicle-001")["data_complete_through"] < from_us(accepted) + grain
+
+
+# --- any order, any number of times ---------------------------------------------------------------
+
+
+def reading_of(what: tuple[Kind, int, int], kwh: int) -> tuple[Kind, Reading]:
+    kind, device, minute = what
+    device_id = {kind.id_field: f"{kind.name}-{device}"}
+    (reading,) = register(kind, [(at(minutes=minute), kwh)], **device_id)
+    return kind, reading
+
+
+#: Readings of two pairs over five hours, registers that restart now and then.
+readings = st.dictionaries(
+    st.tuples(st.sampled_from(list(KINDS.values())), st.integers(1, 2), st.integers(0, 300)),
+    st.integers(0, 12),
+    min_size=1,
+    max_size=40,
+).map(lambda drawn: [reading_of(what, kwh) for what, kwh in drawn.items()])
+
+
+def send(fleet: int, batch: Sequence[tuple[Kind, Reading]]) -> None:
+    for kind in KINDS.values():
+        if mine := [reading for of, reading in batch if of is kind]:
+            post_to_stream(kind, fleet, mine)
+
+
+def test_order_repetition_and_batching_change_nothing(servers: dict[str, str]) -> None:
+    @hypothesis_settings(max_examples=12)
+    @given(readings, st.data())
+    def same(sent: list[tuple[Kind, Reading]], data: st.DataObject) -> None:
+        now = at(5)
+        empty_servers()
+        send(make_fleet("Northern depot"), sent)
+        flush_all()
+        roll_up(now)
+        once = everything(keys=False)
+
+        again = data.draw(st.lists(st.sampled_from(sent), max_size=20), label="repeated")
+        shuffled = data.draw(st.permutations(sent + again), label="order")
+        empty_servers()
+        fleet = make_fleet("Northern depot")
+        while shuffled:
+            size = data.draw(st.integers(1, len(shuffled)), label="batch")
+            batch, shuffled = shuffled[:size], shuffled[size:]
+            send(fleet, batch)
+            if data.draw(st.booleans(), label="flush"):
+                flush_all()
+            if data.draw(st.booleans(), label="tick"):
+                roll_up(now)
+        flush_all()
+        roll_up(now)
+        assert everything(keys=False) == once
+        assert rows("SELECT * FROM reading_conflicts") == []
+
+    same()

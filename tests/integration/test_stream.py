@@ -1,0 +1,230 @@
+"""The stream keeps what it accepted until it is told that it is stored."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+
+import settings
+from models.kinds import METER, VEHICLE
+from stack import valkey
+from workers import stream
+from workers.stream import StreamUnavailable
+
+KEY, BELL = "energy:{meter}", "energy:{meter}:bell"
+
+
+@pytest.fixture(autouse=True)
+def _groups(servers: dict[str, str]) -> None:
+    stream.ensure_group(METER)
+    stream.ensure_group(VEHICLE)
+
+
+def add(*bodies: bytes) -> None:
+    for body in bodies:
+        stream.append(METER, 7, 1, body)
+
+
+def bodies(entries: list[stream.Entry]) -> list[bytes | None]:
+    return [entry.body for entry in entries]
+
+
+def pending() -> int:
+    return int(stream.client().xpending(KEY, stream.GROUP)["pending"])
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """Lets a test name another stream server; its connections are closed at the end."""
+    yield monkeypatch
+    stream.client().connection_pool.disconnect()
+
+
+def use(environment: pytest.MonkeyPatch, url: str) -> None:
+    environment.setenv("STREAM_URL", url)
+    settings.load.cache_clear()
+
+
+# --- append ---------------------------------------------------------------------------------------
+
+
+def test_what_was_added_is_claimed_as_it_was() -> None:
+    before = stream.now_us()
+    stream.append(METER, 7, 2, b"[1, 2]")
+    (entry,) = stream.claim(METER, "a", 10)
+    assert (entry.fleet_id, entry.body) == (7, b"[1, 2]")
+    assert before - 1000 < entry.received_us <= stream.now_us()  # an id counts milliseconds
+    assert stream.oldest_us(METER) == entry.received_us
+
+
+def test_each_kind_has_a_stream_of_its_own() -> None:
+    stream.append(METER, 7, 1, b"[1]")
+    assert stream.claim(VEHICLE, "a", 10) == []
+    assert (stream.waiting(METER), stream.waiting(VEHICLE)) == (1, 0)
+    assert stream.oldest_us(VEHICLE) is None
+
+
+def test_one_request_of_many_rings_the_bell() -> None:
+    assert [stream.append(METER, 7, 1, b"[]") for _ in range(3)] == [True, False, False]
+    assert stream.append(VEHICLE, 7, 1, b"[]") is True  # another bell
+    stream.silence_bell(METER)
+    assert stream.append(METER, 7, 1, b"[]") is True
+
+
+def test_a_bell_nobody_answered_is_forgotten() -> None:
+    stream.append(METER, 7, 1, b"[]")
+    assert 0 < stream.client().pttl(BELL) <= stream.BELL_MS
+
+
+# --- claim and remove -----------------------------------------------------------------------------
+
+
+def test_entries_come_in_the_order_of_acceptance_and_no_more_than_asked_for() -> None:
+    add(b"1", b"2", b"3")
+    assert bodies(stream.claim(METER, "a", 2)) == [b"1", b"2"]
+    assert bodies(stream.claim(METER, "b", 2)) == [b"3"]
+
+
+def test_a_consumer_that_is_back_finds_its_unfinished_entries_first() -> None:
+    add(b"1", b"2")
+    stream.claim(METER, "a", 2)
+    add(b"3")
+    assert bodies(stream.claim(METER, "a", 10)) == [b"1", b"2"]
+    assert bodies(stream.claim(METER, "a", 10)) == [b"1", b"2"]
+
+
+def test_entries_of_a_consumer_at_work_are_left_to_it() -> None:
+    add(b"1")
+    stream.claim(METER, "a", 1)
+    assert stream.claim(METER, "b", 1) == []
+
+
+def test_entries_of_a_dead_consumer_are_adopted(monkeypatch: pytest.MonkeyPatch) -> None:
+    add(b"1", b"2")
+    stream.claim(METER, "dead", 10)
+    monkeypatch.setattr(stream, "CLAIM_IDLE_MS", 0)
+    assert bodies(stream.claim(METER, "b", 10)) == [b"1", b"2"]
+
+
+def test_what_was_removed_is_gone() -> None:
+    add(b"1", b"2")
+    one, _ = stream.claim(METER, "a", 10)
+    stream.remove(METER, [one])
+    assert (stream.waiting(METER), pending()) == (1, 1)
+    assert bodies(stream.claim(METER, "a", 10)) == [b"2"]
+
+
+@pytest.mark.parametrize("finder", ["a", "b"])
+def test_an_entry_deleted_but_not_acknowledged_is_cleared_away(
+    finder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Death between XDEL and XACK: the readings are stored, only the pending id is left."""
+    add(b"1")
+    (entry,) = stream.claim(METER, "a", 10)
+    stream.client().xdel(KEY, entry.id)
+    monkeypatch.setattr(stream, "CLAIM_IDLE_MS", 0)
+    assert stream.claim(METER, finder, 10) == []
+    assert pending() == 0
+
+
+def test_a_lost_group_starts_again_at_the_beginning() -> None:
+    add(b"1", b"2")
+    stream.claim(METER, "a", 1)
+    stream.client().xgroup_destroy(KEY, stream.GROUP)
+    stream.ensure_group(METER)
+    assert bodies(stream.claim(METER, "a", 10)) == [b"1", b"2"]
+
+
+def test_a_group_that_is_there_is_kept() -> None:
+    add(b"1")
+    stream.claim(METER, "a", 1)
+    stream.ensure_group(METER)
+    assert pending() == 1
+
+
+@pytest.mark.parametrize(
+    ("counted", "count"), [("500", 500), ("0", 0), ("", 1), ("many", 1), ("9" * 5000, 1)]
+)
+def test_a_count_that_is_no_number_counts_as_one(counted: str, count: int) -> None:
+    stream.client().xadd(KEY, {"v": "1", "f": "7", "n": counted, "b": "[]"})
+    (entry,) = stream.claim(METER, "a", 10)
+    assert (entry.count, entry.body) == (count, b"[]")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"x": "1"},
+        {"v": "2", "f": "7", "b": "[]"},
+        {"f": "7", "b": "[]"},
+        {"v": "1", "b": "[]"},
+        {"v": "1", "f": "7"},
+        {"v": "1", "f": "-7", "b": "[]"},
+        {"v": "1", "f": "7.0", "b": "[]"},
+        {"v": "1", "f": "1234567890", "b": "[]"},
+        {"v": "1", "f": "\u0667", "b": "[]"},
+        {"v": "1", "f": "", "b": "[]"},
+    ],
+)
+def test_an_entry_of_another_format_has_no_body(fields: dict[str, str]) -> None:
+    stream.client().xadd(KEY, fields)
+    (entry,) = stream.claim(METER, "a", 10)
+    assert (entry.fleet_id, entry.body) == (None, None)
+    assert all(value.encode() in entry.raw for value in fields.values())
+
+
+# --- trouble --------------------------------------------------------------------------------------
+
+
+def test_a_server_that_is_gone_accepts_nothing(elsewhere: pytest.MonkeyPatch) -> None:
+    with valkey.temporary() as url:
+        use(elsewhere, url)
+        add(b"1")
+    with pytest.raises(StreamUnavailable):
+        add(b"2")
+    with pytest.raises(StreamUnavailable):
+        stream.pressure([METER])
+
+
+def test_a_server_that_does_not_answer_is_given_up_soon(elsewhere: pytest.MonkeyPatch) -> None:
+    elsewhere.setattr(stream, "TIMEOUT_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        use(elsewhere, f"redis://127.0.0.1:{deaf.getsockname()[1]}/0")
+        begun = time.monotonic()
+        with pytest.raises(StreamUnavailable):
+            add(b"1")
+    assert time.monotonic() - begun < 2
+
+
+def test_a_full_server_refuses_drains_and_accepts_again(elsewhere: pytest.MonkeyPatch) -> None:
+    body = b"[" + b" " * 100_000 + b"]"
+    with valkey.temporary(maxmemory="4mb") as url:
+        use(elsewhere, url)
+        stream.ensure_group(METER)
+        with pytest.raises(StreamUnavailable):
+            add(*[body] * 100)
+        accepted = stream.waiting(METER)
+        assert accepted > 0
+        full = stream.pressure([METER, VEHICLE])
+        assert full.entries == accepted
+        assert full.memory_percent > 90
+        # Draining asks for no memory, so it works while nothing else does.
+        drained = 0
+        while entries := stream.claim(METER, "a", 4):
+            stream.remove(METER, entries)
+            drained += len(entries)
+        assert drained == accepted
+        add(body)
+        assert stream.waiting(METER) == 1
+
+
+def test_pressure_tells_how_much_waits() -> None:
+    add(b"1", b"2")
+    stream.append(VEHICLE, 7, 1, b"3")
+    pressure = stream.pressure([METER, VEHICLE])
+    assert pressure.entries == 3
+    assert 0 < pressure.memory_percent < 50
+    assert pressure.writable
