@@ -166,7 +166,9 @@ def install(folder: Path, requirements: str) -> None:
     print(f"Installing {requirements} into {folder} (once) ...", flush=True)
     target = ["--require-hashes", "-r", str(ROOT / requirements)]
     uv, python = find_uv(), str(python_of(folder))
-    if not (uv and run([uv, "pip", "install", "--quiet", "--python", python, *target])):
+    # uv does not compile unless told to; seven processes would do it at the first start instead.
+    how = ["pip", "install", "--quiet", "--compile-bytecode", "--python", python]
+    if not (uv and run([uv, *how, *target])):
         install_with_pip(python, target)
     for name in _ALSO[requirements]:
         stamp_of(folder, name).write_text(fingerprint(folder, name))

@@ -20,7 +20,7 @@ keys = AppGroup("keys", help="API keys: each speaks for one fleet.")
 @click.option("--fleet", required=True, help="The fleet; made when it does not exist.")
 @click.option("--name", required=True, help="What the key is for, to recognise it in the list.")
 @click.option("--scopes", default="ingest,read", show_default=True, help="Of ingest,read,admin.")
-@click.option("--days", type=click.IntRange(1), help="Expires after so many days; default never.")
+@click.option("--days", type=click.IntRange(1, 36500), help="Expires after so many; default never.")
 @click.option("--quiet", is_flag=True, help="Print the key and nothing else.")
 def create(fleet: str, name: str, scopes: str, days: int | None, quiet: bool) -> None:
     """Make a key and show it: this once, only its hash is stored."""

@@ -12,7 +12,7 @@ from alembic.script import ScriptDirectory
 from flask import Blueprint, Response
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from models import checks
@@ -58,6 +58,8 @@ def _database_conditions() -> dict[str, str]:
     try:
         with transaction() as conn:
             return checks.unsafe_settings(conn, expected_revision())
+    except ProgrammingError:
+        return {"MIGRATIONS_PENDING": "the schema has never been made"}
     except (DBAPIError, PoolTimeout) as error:
         return {"DATABASE_UNAVAILABLE": str(error).splitlines()[0]}
 

@@ -170,6 +170,20 @@ def test_late_data_widens_the_window(fleet: int) -> None:  # S27
     assert support_pct(row) == 100
 
 
+def test_a_window_begins_with_the_later_side(fleet: int) -> None:
+    store(fleet, STEADY_AC, STEADY_DC[6:])
+    row = summary(at(0), NEXT_MIDNIGHT)
+    assert (row["ac_kwh"], row["dc_kwh"], row["efficiency"]) == (22.5, 20.25, 0.9)
+    assert (row["effective_from"], row["effective_to"]) == (at(6), at(24))
+
+
+def test_a_window_shrinks_to_what_both_cover_from_both_sides(fleet: int) -> None:
+    store(fleet, STEADY_AC[3:20], STEADY_DC[:18])
+    row = summary(at(0), NEXT_MIDNIGHT)
+    assert (row["ac_kwh"], row["dc_kwh"]) == (1.25 * 14, 1.125 * 14)
+    assert (row["effective_from"], row["effective_to"]) == (at(3), at(17))
+
+
 def test_late_data_changes_exactly_what_it_touches(fleet: int) -> None:
     store(fleet, STEADY_AC, STEADY_DC)
     other = [("meterId", METER, STEADY_AC), ("vehicleId", VEHICLE, STEADY_DC)]
@@ -244,6 +258,39 @@ def test_a_real_register_of_sixteen_months(fleet: int) -> None:
     row = summary(first, last)
     assert row["ac_kwh"] == pytest.approx(1345.340, abs=0.0006)
     assert (row["ac_resets"], row["ac_samples"]) == (0, 11_462)
+
+
+# --- one register alone ---------------------------------------------------------------------------
+
+
+def energy_of_meter(begin: datetime, end: datetime) -> performance.RegisterEnergy:
+    (meter,) = rows("SELECT key FROM meters")
+    with transaction() as conn:
+        return performance.register_energy(conn, METER, meter["key"], begin, end)
+
+
+def test_a_register_alone_is_read_between_its_samples(fleet: int) -> None:  # S13
+    store(fleet, [(at(seconds=-30), 50.0), (at(seconds=30), 50.2), (at(12), 70.1), (at(24), 70.1)])
+    roll_up()
+    found = energy_of_meter(at(0), at(24))
+    assert found == performance.RegisterEnergy(20.0, at(0), at(24), samples=3, resets=0)
+    # A quarter of an hour within twelve without a sample: nothing is guessed.
+    assert energy_of_meter(at(6), at(6, minutes=15)).energy_kwh is None
+
+
+def test_a_register_alone_tells_what_it_covers(fleet: int) -> None:
+    store(fleet, [(at(2), 7.0), (at(3), 9.0), (at(4), 1.0)])
+    roll_up()
+    found = energy_of_meter(at(0), at(24))
+    assert found == performance.RegisterEnergy(3.0, at(2), at(4), samples=3, resets=1)
+
+
+@pytest.mark.parametrize(("begin", "samples"), [(-24, 0), (24, 0), (0, 1)])
+def test_a_register_of_one_sample_has_no_energy(fleet: int, begin: int, samples: int) -> None:
+    store(fleet, [(at(2), 7.0)])
+    roll_up()
+    unknown = performance.RegisterEnergy(None, None, None, samples, 0)
+    assert energy_of_meter(at(begin), at(begin + 24)) == unknown
 
 
 # --- which meter ----------------------------------------------------------------------------------

@@ -18,12 +18,12 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from stack import orphans, probe
+from stack import credentials, orphans, probe
 from stack.home import ROOT, Home
 from stack.launcher import Stack, running
 from stack.ports import free_port, is_free
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 NAMES = {"postgres", "stream", "broker", "web", "worker-flush", "worker-rollup", "beat", "flower"}
 
@@ -75,9 +75,9 @@ def test_the_line_on_the_screen_works(stack: Stack) -> None:
 
 
 def test_the_key_is_remembered_in_a_private_file(stack: Stack) -> None:
-    credentials = stack.home.credentials
-    assert f"API_URL={stack.api_url}\nAPI_KEY={stack.api_key}\n" == credentials.read_text()
-    assert credentials.stat().st_mode & 0o077 == 0
+    file = stack.home.credentials
+    assert file.read_text() == f"API_URL={stack.api_url}\nAPI_KEY={stack.api_key}\n"
+    assert file.stat().st_mode & 0o077 == 0
 
 
 def test_flower_wants_the_password(stack: Stack) -> None:
@@ -119,18 +119,35 @@ def screen_of(descriptor: int) -> str:
     return screen.decode()
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_however_it_ends_nothing_is_left(tmp_path: Path, how: signal.Signals) -> None:
-    home = Home.at(tmp_path / "home")
+def shown_and_ended(home: Home, how: signal.Signals) -> tuple[str, int]:
+    """The screen of a start that is then sent `how`, and its exit code."""
     with launched(home, subprocess.PIPE) as launcher:
         assert launcher.stdout is not None
         screen = screen_of(launcher.stdout.fileno())
         launcher.send_signal(how)
         launcher.stdout.read()  # to the end
-    assert launcher.returncode == (-how if how == signal.SIGKILL else 0)
-    until(lambda: not belonging_to(home))
+    return screen, launcher.returncode
+
+
+def test_ctrl_c_leaves_nothing_and_the_next_start_finds_everything(tmp_path: Path) -> None:
+    home = Home.at(tmp_path / "home")
+    screen, code = shown_and_ended(home, signal.SIGINT)
+    assert code == 0
+    assert belonging_to(home) == []
     assert re.search(r"ready in \d+\.\d s", screen)
-    assert "curl -H 'Authorization: Bearer eie_" in screen
+    key = credentials.read_key(home)
+    assert f"curl -H 'Authorization: Bearer {key}'" in screen
+    with running(home.path) as second:
+        assert second.api_key == key
+        port = urlsplit(second.api_url).port
+        assert port is not None
+        assert not probe.is_known(port, f"{key}x")
+
+
+def test_a_launcher_that_is_killed_takes_everything_with_it(tmp_path: Path) -> None:
+    home = Home.at(tmp_path / "home")
+    assert shown_and_ended(home, signal.SIGKILL)[1] == -signal.SIGKILL
+    until(lambda: not belonging_to(home), seconds=60)
 
 
 def test_a_closed_terminal_ends_it_even_when_nobody_tells(tmp_path: Path) -> None:
@@ -142,14 +159,3 @@ def test_a_closed_terminal_ends_it_even_when_nobody_tells(tmp_path: Path) -> Non
         os.close(window)  # no process has it as its controlling terminal: there is no SIGHUP
     assert launcher.returncode is not None
     until(lambda: not belonging_to(home))
-
-
-def test_a_second_start_keeps_data_key_and_ports(tmp_path: Path) -> None:
-    api_port = free_port()
-    with running(tmp_path, api_port=api_port) as first:
-        key, database = first.api_key, first.environment["DATABASE_URL"]
-    with running(tmp_path, api_port=api_port) as second:
-        assert second.api_key == key
-        assert second.environment["DATABASE_URL"] == database
-        assert probe.is_known(api_port, key)
-        assert not probe.is_known(api_port, key + "x")

@@ -202,6 +202,7 @@ def test_the_bridged_gap_is_three_spacings_and_at_least_five_minutes() -> None:
         # more out than in
         (10, 10.15, 1.015, 1.015, None),  # S21: metering tolerance, not clamped
         (10, 10.2, 1.02, 1.02, None),
+        (0.57, 0.5814, 1.02, 1.02, None),  # 1.0200000000000002 to a computer
         (10, 10.201, None, 1.0201, "DC_EXCEEDS_AC"),
         (10, 11, None, 1.1, "DC_EXCEEDS_AC"),  # S22
         # Wh for kWh

@@ -73,7 +73,8 @@ class Api:
     def get(self, path: str, headers: dict[str, str] | None = None, **query: Any) -> TestResponse:
         """GET with a query; `from_at` and `to_at` stand for from and to."""
         asked = {name.removesuffix("_at"): value for name, value in query.items()}
-        return self.client.get(path, query_string=asked, headers=self.headers | (headers or {}))
+        everything = self.headers | (headers or {})
+        return self.client.get(path, query_string=asked or None, headers=everything)
 
     def pages(self, path: str, **query: Any) -> list[dict[str, Any]]:
         """The items of all pages, followed by their cursors."""

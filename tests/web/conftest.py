@@ -18,7 +18,7 @@ MakeKey = Callable[..., str]
 
 
 @pytest.fixture
-def _logging_as_before() -> Iterator[None]:
+def logging_as_before() -> Iterator[None]:
     """create_app() sets up logging for its process; this process is the test runner's."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
@@ -28,7 +28,7 @@ def _logging_as_before() -> Iterator[None]:
 
 
 @pytest.fixture
-def app(servers: dict[str, str], _logging_as_before: None) -> Flask:
+def app(servers: dict[str, str], logging_as_before: None) -> Flask:
     """A fresh app: nothing remembered, no request yet (so that a test can add routes)."""
     return create_app()
 

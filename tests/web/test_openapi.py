@@ -1,0 +1,286 @@
+"""The document says what the API does: every route, every answer; /docs works without a network."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from marshmallow import RAISE, Schema
+from werkzeug.test import TestResponse
+
+from models.kinds import METER, VEHICLE
+from tests.factories import at, flush_all, meter_reading, register, roll_up, vehicle_reading
+from tests.web.calls import JSON, NDJSON, Api
+from web.answers import DEVICE, STORED, EnergySchema, PerformanceSchema, page_of
+from web.openapi import IngestedSchema, ProblemSchema
+from web.refusals import REQUEST_REFUSALS
+
+
+@pytest.fixture
+def document(client: FlaskClient) -> dict[str, Any]:
+    response = client.get("/openapi.json")
+    assert response.content_type.startswith("application/json")
+    return response.json
+
+
+def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            if method != "parameters":
+                yield path, method, operation
+
+
+def references(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        yield from [node["$ref"]] if "$ref" in node else []
+        node = list(node.values())
+    if isinstance(node, list):
+        for child in node:
+            yield from references(child)
+
+
+def resolve(document: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
+    while "$ref" in node:
+        target: Any = document
+        for part in node["$ref"].removeprefix("#/").split("/"):
+            target = target[part]
+        node = target
+    return node
+
+
+# --- the document ---------------------------------------------------------------------------------
+
+
+def test_it_is_openapi_3_1_and_complete(document: dict[str, Any]) -> None:
+    assert document["openapi"].startswith("3.1.")
+    assert document["info"].keys() >= {"title", "version", "description"}
+    for reference in references(document):
+        assert resolve(document, {"$ref": reference})
+    for path, _, operation in operations(document):
+        assert operation["summary"], path
+        assert operation["responses"], path
+        assert operation["tags"], path
+
+
+def test_every_route_of_the_api_is_in_it(app: Flask, document: dict[str, Any]) -> None:
+    routes = {
+        (re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule), method.lower())
+        for rule in app.url_map.iter_rules()
+        if rule.rule.startswith(("/ingestion/", "/v1/"))
+        for method in rule.methods - {"HEAD", "OPTIONS"}
+    }
+    assert {(path, method) for path, method, _ in operations(document)} == routes
+
+
+def test_every_path_parameter_is_described(document: dict[str, Any]) -> None:
+    for path, item in document["paths"].items():
+        named = {p["name"] for p in item.get("parameters", []) if p["in"] == "path"}
+        assert named == {*re.findall(r"{(\w+)}", path)}
+
+
+def test_every_operation_needs_a_bearer_key(document: dict[str, Any]) -> None:
+    assert document["components"]["securitySchemes"] == {
+        "key": {"type": "http", "scheme": "bearer"}
+    }
+    assert document["security"] == [{"key": []}]
+    assert all("security" not in operation for _, _, operation in operations(document))
+
+
+def test_readings_may_come_in_both_media_types(document: dict[str, Any]) -> None:
+    for kind in (METER, VEHICLE):
+        body = document["paths"][f"/ingestion/{kind}"]["post"]["requestBody"]
+        assert body["required"]
+        assert body["content"].keys() == {JSON, NDJSON}
+        one, many = body["content"][JSON]["schema"]["oneOf"]
+        reading = resolve(document, one)
+        assert many == {"type": "array", "items": one}
+        fields = {kind.id_field, "timestamp", *(m.field for m in kind.measures)}
+        assert reading["properties"].keys() == {*reading["required"]} == fields
+        assert reading["additionalProperties"] is False
+        for measure in kind.measures:
+            limits = reading["properties"][measure.field]
+            assert (limits["minimum"], limits["maximum"]) == (measure.low, measure.high)
+
+
+def test_its_examples_are_accepted(api: Api, document: dict[str, Any]) -> None:
+    for kind in (METER, VEHICLE):
+        body = document["paths"][f"/ingestion/{kind}"]["post"]["requestBody"]
+        assert api.send(kind, body["content"][JSON]["example"]).status_code == 202
+
+
+def test_every_refusal_is_a_problem(document: dict[str, Any]) -> None:
+    for path, method, operation in operations(document):
+        responses = operation["responses"]
+        assert "default" in responses, (path, method)
+        for status, response in responses.items():
+            if status in {"200", "202"}:
+                continue
+            (content,) = resolve(document, response)["content"].items()
+            assert content[0] == "application/problem+json", (path, status)
+            problem = resolve(document, content[1]["schema"])
+            assert problem["properties"]["code"]["enum"] == sorted(REQUEST_REFUSALS)
+
+
+# --- the answers ----------------------------------------------------------------------------------
+
+WINDOW = {"from_at": at(0).isoformat(), "to_at": at(24).isoformat()}
+PERFORMANCE, METERS, VEHICLES = "/v1/analytics/performance", "/v1/meters", "/v1/vehicles"
+#: Route -> (the schema it documents, a call that shows something).
+ANSWERS: dict[str, tuple[type[Schema], Callable[[Api], TestResponse]]] = {
+    "/ingestion/meter": (IngestedSchema, lambda api: api.send(METER, [meter_reading(), {}])),
+    "/ingestion/vehicle": (IngestedSchema, lambda api: api.send(VEHICLE, vehicle_reading())),
+    PERFORMANCE: (page_of("Page", PerformanceSchema), lambda api: api.get(PERFORMANCE, limit=1)),
+    f"{PERFORMANCE}/<vehicle_id>": (
+        PerformanceSchema,
+        lambda api: api.get(f"{PERFORMANCE}/vehicle-001"),
+    ),
+}
+for _kind, _path in ((METER, METERS), (VEHICLE, VEHICLES)):
+    _device = f"{_path}/{_kind}-001"
+    ANSWERS |= {
+        _path: (page_of("Page", DEVICE[_kind]), lambda api, path=_path: api.get(path, limit=1)),
+        f"{_path}/<device_id>/status": (
+            STORED[_kind],
+            lambda api, path=_device: api.get(f"{path}/status"),
+        ),
+        f"{_path}/<device_id>/telemetry": (
+            page_of("Page", STORED[_kind]),
+            lambda api, path=_device: api.get(f"{path}/telemetry", **WINDOW, limit=1),
+        ),
+        f"{_path}/<device_id>/energy": (
+            EnergySchema,
+            lambda api, path=_device: api.get(f"{path}/energy", **WINDOW),
+        ),
+    }
+
+
+@pytest.fixture
+def two_vehicles(api: Api) -> Api:
+    """Two vehicles with a day of readings, and two meters of which one serves the first."""
+    for number in ("001", "x"):
+        for kind in (METER, VEHICLE):
+            samples = [(at(hour), 100 + hour) for hour in range(25)]
+            device = {kind.id_field: f"{kind}-{number}"}
+            api.send(kind, register(kind, samples, **device))
+    flush_all()
+    roll_up()
+    return api
+
+
+def test_every_route_has_an_answer_to_be_looked_at(app: Flask) -> None:
+    rules = {rule.rule for rule in app.url_map.iter_rules()}
+    assert {rule for rule in rules if rule.startswith(("/ingestion/", "/v1/"))} == {*ANSWERS}
+
+
+def test_every_answer_fits_its_schema(two_vehicles: Api) -> None:
+    for route, (schema, call) in ANSWERS.items():
+        response = call(two_vehicles)
+        assert response.status_code in {200, 202}, route
+        assert response.content_type == JSON
+        loaded = schema().load(response.json, unknown=RAISE)
+        assert loaded.get("items", [1]), route
+
+
+def test_a_performance_to_come_fits_its_schema(api: Api) -> None:
+    api.send(VEHICLE, vehicle_reading())
+    flush_all()
+    answer = api.get(f"{PERFORMANCE}/vehicle-001").json
+    assert PerformanceSchema().load(answer, unknown=RAISE)["reason"] == "NOT_COMPUTED_YET"
+
+
+def test_every_answer_has_the_fields_that_the_document_requires(
+    two_vehicles: Api, document: dict[str, Any]
+) -> None:
+    for route, (_, call) in ANSWERS.items():
+        (operation,) = [
+            item.get("get") or item["post"]
+            for path, item in document["paths"].items()
+            if path == re.sub(r"<(\w+)>", r"{\1}", route)
+        ]
+        status = "202" if route.startswith("/ingestion/") else "200"
+        content = operation["responses"][status]["content"][JSON]
+        schema = resolve(document, content["schema"])
+        assert call(two_vehicles).json.keys() == {*schema["required"]} == {*schema["properties"]}
+
+
+def test_every_refusal_fits_its_schema(api: Api) -> None:
+    for response in (
+        api.send(METER, b"{"),
+        api.send(METER, b"{}"),
+        api.send(METER, [{}, 5]),
+        api.get("/v1/meters", limit=0, x=1),
+        api.get("/nowhere"),
+        api.client.get("/v1/meters"),
+    ):
+        assert ProblemSchema().load(response.json, unknown=RAISE)
+
+
+# --- /docs ----------------------------------------------------------------------------------------
+
+
+def test_the_docs_page_needs_nothing_from_elsewhere(client: FlaskClient) -> None:
+    page = client.get("/docs")
+    assert page.content_type.startswith("text/html")
+    assert re.findall(r"<script(?![^>]*\bsrc=)", page.text) == [], (
+        "our policy forbids inline scripts"
+    )
+    needed = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert len(needed) >= 3
+    for path in needed:
+        assert path.startswith("/docs/")
+        with client.get(path) as file:
+            assert file.status_code == 200, path
+    started = client.get("/docs/start.js").text
+    assert '"/openapi.json"' in started
+    assert "http" not in started
+
+
+def test_the_docs_serve_their_own_files_and_no_others(client: FlaskClient) -> None:
+    for name in ("../__init__.py", "%2e%2e/__init__.py", "..%2f__init__.py", "nothing.js", ""):
+        assert client.get(f"/docs/assets/{name}").status_code == 404
+
+
+# --- headers --------------------------------------------------------------------------------------
+
+
+def test_every_kind_of_answer_has_the_security_headers(app: Flask, two_vehicles: Api) -> None:
+    app.view_functions["meters.listed"] = lambda: 1 / 0
+    api = two_vehicles
+    performance = f"{PERFORMANCE}/vehicle-001"
+    etag = {"If-None-Match": api.get(performance).headers["ETag"]}
+    answers = {
+        200: api.get(performance),
+        202: api.send(METER, meter_reading()),
+        304: api.get(performance, headers=etag),
+        400: api.send(METER, b"{"),
+        401: api.client.get("/v1/vehicles"),
+        404: api.get("/nowhere"),
+        405: api.get("/ingestion/meter"),
+        422: api.send(METER, b"{}"),
+        500: api.get("/v1/meters"),
+        503: api.get("/readyz"),
+    }
+    pages = [api.client.get(path) for path in ("/docs", "/docs/start.js", "/metrics", "/healthz")]
+    with api.client.get("/docs/assets/swagger-ui.css") as file:
+        pages.append(file)
+    for response in [*answers.values(), *pages]:
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        assert response.headers["Referrer-Policy"] == "same-origin"
+        policy = response.headers["Content-Security-Policy"]
+        for part in ("default-src 'self'", "object-src 'none'", "base-uri 'none'"):
+            assert part in policy
+        assert "script-src" not in policy, "scripts only from here, none inline"
+        assert response.headers["Cache-Control"]
+    assert {status: response.status_code for status, response in answers.items()} == {
+        status: status for status in answers
+    }
+
+
+def test_data_is_not_kept_by_caches_on_the_way(two_vehicles: Api) -> None:
+    for route, (_, call) in ANSWERS.items():
+        kept = call(two_vehicles).headers["Cache-Control"]
+        assert kept == ("private, max-age=5" if "<vehicle_id>" in route else "no-store")
