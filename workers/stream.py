@@ -43,6 +43,7 @@ from redis.retry import Retry
 
 import settings
 from models.kinds import Kind
+from workers.shared_trip import SharedTrip
 
 GROUP = "flush"
 FORMAT = b"1"
@@ -122,15 +123,37 @@ def append(kind: Kind, fleet_id: int, count: int, body: bytes) -> bool:
     """Add one request's readings; True when the caller should ring the doorbell.
 
     Returning at all means that the entry is stored as durably as the server is configured.
-    Raises StreamUnavailable otherwise; the entry may or may not be stored then.
+    Raises StreamUnavailable otherwise; the entry may or may not be stored then. Requests that wait
+    at the same moment share the round trip, and the server's fsync with it.
     """
+    return _appends.submit((kind, {"v": FORMAT, "f": fleet_id, "n": count, "b": body}))
+
+
+def _append_all(
+    entries: Sequence[tuple[Kind, dict[str, Any]]],
+) -> list[bool | StreamUnavailable]:
+    """For each entry: whether to ring, or why it is not stored."""
+    kinds = list(dict.fromkeys(kind for kind, _ in entries))
     pipe = client().pipeline(transaction=False)
-    pipe.xadd(_key(kind), {"v": FORMAT, "f": fleet_id, "n": count, "b": body})
-    pipe.set(_bell(kind), 1, nx=True, px=BELL_MS)
-    added, rung = _try(lambda: pipe.execute(raise_on_error=False))
-    if isinstance(added, Exception):
-        raise StreamUnavailable(str(added)) from added
-    return rung is True
+    for kind, fields in entries:
+        pipe.xadd(_key(kind), fields)
+    for kind in kinds:  # after all entries: who finds the bell set has added before that
+        pipe.set(_bell(kind), 1, nx=True, px=BELL_MS)
+    replies = _try(lambda: pipe.execute(raise_on_error=False))
+    to_ring = {
+        kind for kind, rung in zip(kinds, replies[len(entries) :], strict=True) if rung is True
+    }
+    outcomes: list[bool | StreamUnavailable] = []
+    for (kind, _), reply in zip(entries, replies, strict=False):
+        if isinstance(reply, Exception):
+            outcomes.append(StreamUnavailable(str(reply)))
+        else:
+            outcomes.append(kind in to_ring)
+            to_ring.discard(kind)  # one of them rings
+    return outcomes
+
+
+_appends = SharedTrip(_append_all)
 
 
 def silence_bell(kind: Kind) -> None:

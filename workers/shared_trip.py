@@ -1,0 +1,88 @@
+"""Group commit: calls that wait at the same moment share one round trip.
+
+The first caller leads: it takes all items that wait, makes the trip for them and hands out the
+results. Who comes meanwhile waits; when the trip is over, one of the waiting leads the next. A
+lone caller makes its trip at once, so nothing is delayed to gather company. When a trip fails as a
+whole, those who wait fail with it: they would only wait for the same failure once more.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar, cast
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class _Seat(Generic[Item, Result]):
+    """One caller's place: its item, and what came of it."""
+
+    __slots__ = ("item", "leads", "outcome", "ready")
+
+    def __init__(self, item: Item) -> None:
+        self.item = item
+        self.outcome: Result | BaseException | None = None
+        self.leads = False
+        self.ready = threading.Lock()  # held until there is an outcome, or the lead is handed over
+        self.ready.acquire()
+
+
+class SharedTrip(Generic[Item, Result]):
+    """Callers of `submit` on any thread share calls of `travel`.
+
+    `travel` gets the items in the order they came and returns as many results; an Exception among
+    them, or one that it raises, is raised at the caller whose item it is about.
+    """
+
+    def __init__(self, travel: Callable[[list[Item]], Sequence[Result | Exception]]) -> None:
+        self._travel = travel
+        self._lock = threading.Lock()
+        self._waiting: list[_Seat[Item, Result]] = []
+        self._under_way = False
+
+    def submit(self, item: Item) -> Result:
+        """The result for `item`, after a trip that began after this call did."""
+        seat: _Seat[Item, Result] = _Seat(item)
+        with self._lock:
+            self._waiting.append(seat)
+            seat.leads = not self._under_way
+            self._under_way = True
+        if not seat.leads:
+            seat.ready.acquire()
+        if seat.leads:
+            self._lead()
+        if isinstance(seat.outcome, BaseException):
+            raise seat.outcome
+        return cast(Result, seat.outcome)  # set by whoever led
+
+    def _lead(self) -> None:
+        outcomes: Sequence[Result | BaseException]
+        group = self._board()
+        try:
+            outcomes = self._travel([seat.item for seat in group])
+        except BaseException as error:  # raised again, at each caller
+            group += self._board(end=True)
+            outcomes = [error] * len(group)
+        else:
+            self._hand_over()
+        for seat, outcome in zip(group, outcomes, strict=True):
+            seat.outcome = outcome
+            seat.ready.release()
+
+    def _board(self, *, end: bool = False) -> list[_Seat[Item, Result]]:
+        """Everybody who waits; `end`: and nobody leads from now on."""
+        with self._lock:
+            group, self._waiting = self._waiting, []
+            self._under_way = not end
+        return group
+
+    def _hand_over(self) -> None:
+        """Let the first who waits lead the next trip."""
+        with self._lock:
+            if self._waiting:
+                self._waiting[0].leads = True
+                self._waiting[0].ready.release()
+            else:
+                self._under_way = False
