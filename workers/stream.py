@@ -130,7 +130,7 @@ def append(kind: Kind, fleet_id: int, count: int, body: bytes) -> bool:
 
 
 def _append_all(
-    entries: Sequence[tuple[Kind, dict[str, Any]]],
+    entries: Sequence[tuple[Kind, dict[Any, Any]]],
 ) -> list[bool | StreamUnavailable]:
     """For each entry: whether to ring, or why it is not stored."""
     kinds = list(dict.fromkeys(kind for kind, _ in entries))
