@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import signal
 import sys
 import time
@@ -22,7 +21,7 @@ from stack.errors import StackError
 from stack.home import Home, default_path
 from stack.launcher import Stack, running
 from stack.ports import from_environment
-from stack.supervision import Supervisor, call, url_of, with_log
+from stack.supervision import Supervisor, call, url_of
 
 console = Console()
 
@@ -88,8 +87,7 @@ def _watch(stack: Stack, on_terminal: bool) -> NoReturn:
             # Only a session's leader hears that its terminal is closed, and a make in that place
             # tells nobody.
             signal.raise_signal(signal.SIGHUP)
-        if not supervisor.is_alive():
-            raise StackError(with_log(stack.home, "The supervisor has ended.", "supervisord"))
+        supervisor.require_life()
         now = supervisor.pids()
         for name in now:
             if name in before and now[name] != before[name]:
@@ -122,7 +120,9 @@ def clean(chosen: argparse.Namespace) -> int:
             print("Nothing was deleted.")
             return 1
         orphans.stop(home)
-        shutil.rmtree(home.path)
+        remaining = home.delete()
+    if remaining:
+        print(f"Not ours, so left in {home.path}: {', '.join(remaining)}")
     return 0
 
 

@@ -17,6 +17,12 @@ from pathlib import Path
 
 from stack.errors import StackError
 
+#: All that is ever written into a home.
+_CONTENTS = (
+    *("postgres", "postgres.unfinished", "stream", "broker", "logs", "metrics", "lock"),
+    *("ports.json", "secrets.json", "credentials.env", "supervisord.conf", "supervisord.pid"),
+)
+
 #: The checkout.
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -82,15 +88,26 @@ class Home:
 
         Raises StackError when the home belongs to someone else.
         """
+        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if self.path.stat().st_uid != os.geteuid():
+            raise self._not_ours()
         shutil.rmtree(self.metrics, ignore_errors=True)
-        for folder in (self.path, self.logs, self.metrics):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        owner = self.path.stat().st_uid
-        if owner != os.geteuid():
-            raise StackError(
-                f"{self.path} belongs to the user with number {owner}, this is {os.geteuid()}. "
-                "Start as that user, or choose another folder with ENERGY_HOME=DIR."
-            )
+        for folder in (self.logs, self.metrics):
+            folder.mkdir(exist_ok=True, mode=0o700)
+
+    def delete(self) -> list[str]:
+        """Delete what a stack keeps here and nothing else; returns the names of what remains."""
+        for name in _CONTENTS:
+            path = self.path / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+                draft_of(path).unlink(missing_ok=True)
+        remaining = sorted(path.name for path in self.path.iterdir())
+        if not remaining:
+            self.path.rmdir()
+        return remaining
 
     def secret(self, name: str) -> str:
         """A random password, the same one every time."""
@@ -101,11 +118,33 @@ class Home:
             write_private(file, json.dumps(known, indent=1))
         return known[name]
 
+    def _refuse_other_things(self) -> None:
+        theirs = sorted({path.name for path in self.path.iterdir()} - set(_CONTENTS))
+        if theirs and not (self.path / "lock").exists():
+            raise StackError(
+                f"{self.path} already holds other things ({', '.join(theirs[:3])} ...): "
+                "choose an empty folder, or one that does not exist yet, for ENERGY_HOME."
+            )
+
+    def _not_ours(self) -> StackError:
+        return StackError(
+            f"{self.path} cannot be used by this user (number {os.geteuid()}). Start as its owner, "
+            "or choose another folder: ENERGY_HOME=DIR"
+        )
+
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold this home. Raises StackError when another process does."""
-        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with (self.path / "lock").open("a+") as file:
+        """Hold this home, made if need be. Raises StackError when another process does.
+
+        A folder that holds other things is refused: `make clean` must be safe anywhere.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._refuse_other_things()
+            file = (self.path / "lock").open("a+")
+        except PermissionError as error:
+            raise self._not_ours() from error
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -122,8 +161,13 @@ class Home:
 
 def write_private(file: Path, text: str) -> None:
     """Replace `file` in one step, readable for its owner only."""
-    draft = file.with_name(file.name + ".draft")
+    draft = draft_of(file)
     draft.unlink(missing_ok=True)
     draft.touch(mode=0o600)
     draft.write_text(text)
     draft.replace(file)
+
+
+def draft_of(file: Path) -> Path:
+    """Where `file` is written before it takes its place."""
+    return file.with_name(file.name + ".draft")

@@ -85,21 +85,34 @@ def running(
             with supervised(
                 home, start.programs, start.supervisor_port, start.environment
             ) as supervisor:
-                _wait_for_data(start, supervisor)
-                report("data servers answer")
-                _tool(start, "alembic", "upgrade", "head")
-                report("database schema is current")
-                key = _start_app(home, start, supervisor, api)
                 yield Stack(
                     home=home,
                     api_url=f"http://{LOOPBACK}:{api}",
-                    api_key=key,
+                    api_key=_bring_up(start, supervisor, api, report),
                     flower_url=f"http://{LOOPBACK}:{flower}",
                     environment=start.environment,
                     supervisor=supervisor,
                 )
         finally:
             orphans.stop(home)  # even a supervisor that was killed itself leaves nothing behind
+
+
+def _bring_up(start: Plan, supervisor: Supervisor, port: int, report: Report) -> str:
+    """Each step once the one before is done; returns a key that the API accepts."""
+    _wait_for_data(start, supervisor)
+    report("data servers answer")
+    _tool(start, "alembic", "upgrade", "head")
+    report("database schema is current")
+    supervisor.start_group("app")
+    key = credentials.read_key(supervisor.home) or _create_key(start)  # while that starts
+    try:
+        probe.wait_ready(port, APP_SECONDS, supervisor.require_health, report)
+    except TimeoutError as error:
+        raise StackError(with_log(supervisor.home, str(error), "web")) from error
+    if not probe.is_known(port, key):  # the database is another one than last time
+        key = _create_key(start)
+    credentials.write(supervisor.home, f"http://{LOOPBACK}:{port}", key)
+    return key
 
 
 def _wait_for_data(start: Plan, supervisor: Supervisor) -> None:
@@ -120,20 +133,6 @@ def _wait_for_data(start: Plan, supervisor: Supervisor) -> None:
                 wait_ready(url, GIVEN_SECONDS)
             except StackError as error:
                 raise StackError(f"{variable} is set, but: {error}") from error
-
-
-def _start_app(home: Home, start: Plan, supervisor: Supervisor, port: int) -> str:
-    """Start the application, wait until it is ready, return a key that it accepts."""
-    supervisor.start_group("app")
-    key = credentials.read_key(home) or _create_key(start)  # while the application starts
-    try:
-        probe.wait_ready(port, APP_SECONDS, supervisor.require_health)
-    except StackError as error:
-        raise StackError(with_log(home, str(error), "web")) from error
-    if not probe.is_known(port, key):  # the database is another one than last time
-        key = _create_key(start)
-    credentials.write(home, f"http://{LOOPBACK}:{port}", key)
-    return key
 
 
 def _create_key(start: Plan) -> str:

@@ -6,8 +6,10 @@ import http.client
 import time
 from collections.abc import Callable
 
-from stack.errors import StackError
 from stack.ports import LOOPBACK
+
+#: After so many seconds a person wants to know what is waited for.
+LONG_SECONDS = 10.0
 
 #: Any path that wants a key.
 _GUARDED = "/v1/analytics/performance/vehicle-001"
@@ -24,19 +26,26 @@ def get(port: int, path: str, headers: dict[str, str] | None = None) -> tuple[in
         connection.close()
 
 
-def wait_ready(port: int, timeout: float, require_health: Callable[[], None]) -> None:
-    """Return once GET /readyz says 200.
+def wait_ready(
+    port: int,
+    timeout: float,
+    require_health: Callable[[], None],
+    report: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Return once GET /readyz says 200; what it says instead is reported when it takes long.
 
-    Raises StackError with the last answer after `timeout` seconds, or what `require_health` raises.
+    Raises TimeoutError with the last answer after `timeout` seconds, or what `require_health` does.
     """
-    deadline = time.monotonic() + timeout
-    while True:
+    started = time.monotonic()
+    reported = ""
+    while answer := _readiness(port):
         require_health()
-        answer = _readiness(port)
-        if not answer:
-            return
-        if time.monotonic() > deadline:
-            raise StackError(f"The API is not ready after {timeout:.0f} s: {answer}")
+        waited = time.monotonic() - started
+        if waited > timeout:
+            raise TimeoutError(f"The API is not ready after {timeout:.0f} s: {answer}")
+        if waited > LONG_SECONDS and answer != reported:
+            report(f"waiting for the API: {answer}")
+            reported = answer
         time.sleep(0.1)
 
 
@@ -46,7 +55,7 @@ def _readiness(port: int) -> str:
         status, body = get(port, "/readyz")
     except (OSError, http.client.HTTPException) as error:
         return str(error)
-    return "" if status == http.client.OK else f"{status} {body}"
+    return "" if status == http.client.OK else f"{status} {body.strip()}"
 
 
 def is_known(port: int, key: str) -> bool:

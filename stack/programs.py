@@ -74,7 +74,9 @@ def _web(port: int) -> tuple[str, ...]:
         "--host": LOOPBACK,
         "--port": str(port),
         "--workers": "2",
-        "--blocking-threads": "8",
+        # Far more than PostgreSQL connections and than a few slow senders: who waits for either
+        # must not hold up ingestion. A thread that waits costs nothing.
+        "--blocking-threads": "64",
         # This counts connections, idle ones too: a small figure shuts the door on a few browsers.
         "--backpressure": "512",
         "--workers-kill-timeout": "5",

@@ -39,7 +39,7 @@ def _addresses(stack: Stack) -> Mapping[str, str]:
     api = local(stack.api_url)
     user, _, password = stack.environment["FLOWER_BASIC_AUTH"].partition(":")
     return {
-        "API, dashboard": api,
+        "API": api,
         "Documentation": f"{api}/docs",
         "Flower": f"{local(stack.flower_url)}  (user {user}, password {password})",
         "API key": stack.api_key,
@@ -61,7 +61,7 @@ def _lines_to_paste(stack: Stack) -> Mapping[str, str]:
             f"curl {bearer} -H 'Content-Type: application/json' \\\n"
             f"  -d '{json.dumps(reading, separators=(',', ':'))}' {api}/ingestion/meter"
         ),
-        "Ask how much of the energy arrived": (
+        "Ask how much of the energy reached the battery (after make seed)": (
             f"curl {bearer} \\\n  {api}/v1/analytics/performance/vehicle-001"
         ),
     }
@@ -74,7 +74,7 @@ def local(url: str) -> str:
 
 def process_table(processes: Iterable[Mapping[str, Any]]) -> Table:
     """One line for each program: its state, process and age."""
-    table = Table("process", "state", "pid", "what supervisor says", box=None)
+    table = Table("process", "state", "pid", "", box=None)
     for process in processes:
         state = process["statename"]
         colour = "green" if state == "RUNNING" else "red"
@@ -82,6 +82,6 @@ def process_table(processes: Iterable[Mapping[str, Any]]) -> Table:
             process["name"],
             f"[{colour}]{state.lower()}[/{colour}]",
             str(process["pid"] or ""),
-            process["description"],
+            process["description"].split(", ")[-1],  # "uptime 0:01:02", or why it does not run
         )
     return table

@@ -67,13 +67,18 @@ class Supervisor:
         """The process of the program `name`. Raises KeyError when it does not run."""
         return self.pids()[name]
 
+    def require_life(self) -> None:
+        """Raise a StackError when supervisord itself is gone."""
+        if not self.is_alive():
+            message = "The supervisor has ended; what it had started is stopped."
+            raise StackError(with_log(self.home, message, "supervisord"))
+
     def require_health(self) -> None:
         """Raise a StackError with the end of the guilty log when a program does not come up.
 
         To be called again and again while something is waited for.
         """
-        if not self.is_alive():
-            raise StackError(with_log(self.home, "The supervisor has ended.", "supervisord"))
+        self.require_life()
         for process in self.processes():
             name, state = process["name"], process["statename"]
             if state == "BACKOFF" and self._states.get(name) != state:
@@ -110,7 +115,7 @@ def with_log(home: Home, message: str, name: str) -> str:
     """The message, followed by the last lines of the log of the program `name`."""
     log = home.logs / f"{name}.log"
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-    return "\n".join((message, f"The end of {log}:", *lines[-LAST_LINES:]))
+    return "\n".join((message, f"The end of {log}:", *lines[-LAST_LINES:])) if lines else message
 
 
 @contextmanager

@@ -6,10 +6,11 @@ from importlib.resources import files
 from typing import Any
 
 from flask import Blueprint as FlaskBlueprint
-from flask import Response, send_from_directory
+from flask import Response, redirect, send_from_directory
 from flask_smorest import Api
 from marshmallow import Schema, fields
 from werkzeug.exceptions import HTTPException
+from werkzeug.wrappers import Response as WerkzeugResponse
 
 from models.kinds import KINDS, Kind
 from web.errors import PROBLEM_JSON, from_http_exception
@@ -145,22 +146,28 @@ _START = 'SwaggerUIBundle({url: "/openapi.json", dom_id: "#swagger-ui", deepLink
 _ASSETS = str(files("flask_swagger_ui") / "dist")
 
 
-pages = FlaskBlueprint("docs", __name__, url_prefix="/docs")
+pages = FlaskBlueprint("docs", __name__)
 
 
-@pages.get("")
+@pages.get("/")
+def home() -> WerkzeugResponse:
+    """Who opens the address in a browser finds the documentation."""
+    return redirect("/docs")
+
+
+@pages.get("/docs")
 def page() -> Response:
     """Swagger UI out of an installed package: no CDN, works offline."""
     return Response(_PAGE, mimetype="text/html")
 
 
-@pages.get("/start.js")
+@pages.get("/docs/start.js")
 def start() -> Response:
     """What an inline script would have done."""
     return Response(_START, mimetype="text/javascript")
 
 
-@pages.get("/assets/<path:name>")
+@pages.get("/docs/assets/<path:name>")
 def assets(name: str) -> Response:
     """Swagger UI's own files."""
     return send_from_directory(_ASSETS, name)

@@ -29,7 +29,7 @@ OPEN_TO_ALL = ("/healthz", "/readyz", "/metrics", "/docs", "/openapi.json", "/st
 def rules(app: Flask, *, protected: bool = True) -> list[Rule]:
     """The app's routes: those that need a key, or those that don't."""
     found = app.url_map.iter_rules()
-    return [r for r in found if r.rule.startswith(OPEN_TO_ALL) is not protected]
+    return [r for r in found if (r.rule == "/" or r.rule.startswith(OPEN_TO_ALL)) is not protected]
 
 
 def call(client: FlaskClient, rule: Rule, headers: dict[str, str]):

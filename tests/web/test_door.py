@@ -181,6 +181,8 @@ HALVES = b'{"meterId":"m","timestamp":"2026-01-10T10:00:00Z"', b'"kwhConsumedAc"
 @example((METER, Shape.JSON, M + b"\0"))
 @example((METER, Shape.JSON, M.replace(b"12:00:00Z", b"12:00:00.1234567Z")))
 @example((METER, Shape.JSON, M.replace(b"12:00:00Z", b"12:00:00.0000000+0200")))
+@example((METER, Shape.JSON, M.replace(b"12:00:00Z", b"12:00:00.123456\\u0037Z")))
+@example((METER, Shape.JSON, M.replace(b"12:00:00Z", b"12:00:00+02\\u00300")))
 @example((METER, Shape.JSON, M.replace(b"}", b',"voltage":230.1}')))
 @example((METER, Shape.JSON, M.replace(b'"voltage"', b'"\\u0076oltage"')))
 def test_whatever_is_accepted_fast_is_lawful_and_equal(

@@ -61,6 +61,8 @@ def test_pages_of_any_size_are_the_whole(minutes: Api) -> None:
     assert len(whole) == 10
     for limit in (1, 2, 3, 5, 9, 10, 11, 1000):
         assert minutes.pages(TELEMETRY, **window, limit=limit) == whole
+    assert minutes.get(TELEMETRY, **window, limit=9).json["next"] is not None
+    assert minutes.get(TELEMETRY, **window, limit=10).json["next"] is None
 
 
 def test_the_next_page_can_be_had_by_following_its_link(minutes: Api) -> None:
