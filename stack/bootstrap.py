@@ -101,6 +101,8 @@ def version_of(folder: Path) -> str:
 
 def remove(folder: Path) -> None:
     """Delete an unfit environment. Raises CannotStartError while a program runs from it."""
+    if folder.is_symlink():  # only the name is ours; it may lead nowhere, or into a circle
+        folder.unlink()
     if not folder.exists():
         return
     config = folder / "pyvenv.cfg"

@@ -81,20 +81,17 @@ def running(
         require_free(api, "the API", "API_PORT")
         require_free(flower, "Flower", "FLOWER_PORT")
         start = plan.make(home, api, flower, os.environ if environment is None else environment)
-        try:
-            with supervised(
-                home, start.programs, start.supervisor_port, start.environment
-            ) as supervisor:
-                yield Stack(
-                    home=home,
-                    api_url=f"http://{LOOPBACK}:{api}",
-                    api_key=_bring_up(start, supervisor, api, report),
-                    flower_url=f"http://{LOOPBACK}:{flower}",
-                    environment=start.environment,
-                    supervisor=supervisor,
-                )
-        finally:
-            orphans.stop(home)  # even a supervisor that was killed itself leaves nothing behind
+        with supervised(
+            home, start.programs, start.supervisor_port, start.environment
+        ) as supervisor:
+            yield Stack(
+                home=home,
+                api_url=f"http://{LOOPBACK}:{api}",
+                api_key=_bring_up(start, supervisor, api, report),
+                flower_url=f"http://{LOOPBACK}:{flower}",
+                environment=start.environment,
+                supervisor=supervisor,
+            )
 
 
 def _bring_up(start: Plan, supervisor: Supervisor, port: int, report: Report) -> str:

@@ -13,10 +13,9 @@ from http.client import HTTPException
 from typing import Any
 from xmlrpc.client import Fault, ServerProxy
 
-from stack import supervisor_config
+from stack import orphans, supervisor_config
 from stack.errors import StackError
 from stack.home import Home
-from stack.orphans import MARK
 from stack.ports import LOOPBACK
 from stack.programs import Program
 from stack.tether import tethered
@@ -122,19 +121,24 @@ def with_log(home: Home, message: str, name: str) -> str:
 def supervised(
     home: Home, programs: Sequence[Program], port: int, environment: Mapping[str, str]
 ) -> Iterator[Supervisor]:
-    """Start supervisord on `port` and with it every group but "app"; stop all at the end."""
+    """Start supervisord on `port` and with it every group but "app"; at the end nothing is left."""
     config = supervisor_config.write(home, programs, port)
-    with tethered(
-        [sys.executable, "-m", "supervisor.supervisord", "--nodaemon", f"--configuration={config}"],
-        stop=signal.SIGTERM,
-        log=home.logs / "supervisord.log",
-        grace_seconds=30 + sum(program.stop_seconds for program in programs),
-        env={**environment, MARK: str(home.path)},
-    ) as process:
-        groups = {program.name: program.group for program in programs}
-        supervisor = Supervisor(home, groups, url_of(home, port), lambda: process.poll() is None)
-        _wait_until_it_answers(supervisor)
-        yield supervisor
+    try:
+        with tethered(
+            [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(config)],
+            stop=signal.SIGTERM,
+            log=home.logs / "supervisord.log",
+            grace_seconds=30 + sum(program.stop_seconds for program in programs),
+            env={**environment, orphans.MARK: str(home.path)},
+        ) as process:
+            groups = {program.name: program.group for program in programs}
+            supervisor = Supervisor(
+                home, groups, url_of(home, port), lambda: process.poll() is None
+            )
+            _wait_until_it_answers(supervisor)
+            yield supervisor
+    finally:
+        orphans.stop(home)  # of a supervisor that was killed, or of a program that left children
 
 
 def _wait_until_it_answers(supervisor: Supervisor) -> None:

@@ -106,6 +106,18 @@ def test_a_damaged_environment_is_made_anew(
     assert "none yet" in bootstrap.unfit(environment)
 
 
+def test_a_link_is_replaced_and_its_target_left_alone(tmp_path: Path, environment: Path) -> None:
+    (environment / "pyvenv.cfg").unlink()
+    link, circle = tmp_path / "link", tmp_path / "circle"
+    link.symlink_to(environment)
+    circle.symlink_to(circle)
+    for folder in (link, circle):
+        assert bootstrap.unfit(folder) != ""
+        bootstrap.remove(folder)
+        assert not folder.is_symlink()
+    assert environment.exists()
+
+
 def test_an_environment_in_use_is_not_deleted(environment: Path) -> None:
     with (environment / "pyvenv.cfg").open() as file:
         fcntl.flock(file, fcntl.LOCK_SH)

@@ -86,6 +86,15 @@ def test_clean_asks_first(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["clean", "--home", str(home.path), "--yes"]) == 0
 
 
+def test_clean_leaves_what_is_not_its_own(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    with home.lock():
+        home.prepare()
+        (home.path / "thesis.txt").touch()
+    assert main(["clean", "--home", str(home.path), "--yes"]) == 0
+    assert [path.name for path in home.path.iterdir()] == ["thesis.txt"]
+    assert "thesis.txt" in capsys.readouterr().out
+
+
 def test_clean_leaves_a_running_stack_alone(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
     with home.lock():
         assert main(["clean", "--yes", "--home", str(home.path)]) == 1

@@ -63,6 +63,13 @@ def test_the_home_of_another_user_is_refused(home: Home) -> None:
         home.prepare()
 
 
+def test_a_folder_full_of_other_things_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").touch()
+    with pytest.raises(StackError, match=r"thesis\.txt"), Home.at(tmp_path).lock():
+        pytest.fail("it was taken")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
 def test_the_environment_chooses_the_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENERGY_HOME", "/somewhere/else")
     assert default_path() == Path("/somewhere/else")

@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from stack import credentials, orphans, probe
+from stack.__main__ import main
 from stack.home import ROOT, Home
 from stack.launcher import Stack, running
 from stack.ports import free_port, is_free
@@ -62,6 +63,13 @@ def post(stack: Stack, path: str, body: object) -> int:
 
 def test_all_parts_run(stack: Stack) -> None:
     until(lambda: set(stack.supervisor.pids()) == NAMES)
+
+
+def test_status_lists_them(stack: Stack, capsys: pytest.CaptureFixture[str]) -> None:
+    until(lambda: {p["statename"] for p in stack.supervisor.processes()} == {"RUNNING"})
+    assert main(["status", "--home", str(stack.home.path)]) == 0
+    shown = capsys.readouterr().out
+    assert [name for name in NAMES if f"{name} " not in shown] == []
 
 
 def test_the_line_on_the_screen_works(stack: Stack) -> None:
@@ -142,6 +150,7 @@ def test_ctrl_c_leaves_nothing_and_the_next_start_finds_everything(tmp_path: Pat
         port = urlsplit(second.api_url).port
         assert port is not None
         assert not probe.is_known(port, f"{key}x")
+    assert home.delete() == []  # `make clean` knows all that is ever written
 
 
 def test_a_launcher_that_is_killed_takes_everything_with_it(tmp_path: Path) -> None:

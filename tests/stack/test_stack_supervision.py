@@ -80,7 +80,9 @@ def test_what_dies_is_started_again_and_leaves_no_children(home: Home) -> None:
         assert not child.is_running()
         second = psutil.Process(supervisor.pid("web"))
         until(second.children)
-    assert not second.is_running()
+        left = [second, *second.children()]
+    psutil.wait_procs(left, timeout=10)
+    assert [process for process in left if process.is_running()] == []
 
 
 def test_groups_stop_in_order_and_nothing_is_left(home: Home) -> None:
