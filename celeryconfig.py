@@ -34,7 +34,7 @@ broker_transport_options = {
     "health_check_interval": 10,
     "retry_on_timeout": False,
     "max_retries": 0,  # of publishing: a doorbell for a broker that is away is given up at once
-    "visibility_timeout": 120,  # longer than any task; then a killed worker's message comes back
+    "visibility_timeout": 600,  # longer than any task; then a killed worker's message comes back
     "global_keyprefix": "celery:",
 }
 

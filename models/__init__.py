@@ -8,10 +8,12 @@ from models.derived import (
     DeadLetter,
     MeterDirtyHour,
     MeterEnergyHourly,
+    MeterRegisterEvent,
     ReadingConflict,
     VehicleDirtyHour,
     VehicleEnergyHourly,
     VehiclePerformance,
+    VehicleRegisterEvent,
 )
 from models.registry import ApiKey, Fleet, Meter, MeterAssignment, Vehicle
 from models.telemetry import MeterHistory, MeterLatest, VehicleHistory, VehicleLatest
@@ -27,6 +29,7 @@ __all__ = [
     "MeterEnergyHourly",
     "MeterHistory",
     "MeterLatest",
+    "MeterRegisterEvent",
     "ReadingConflict",
     "Vehicle",
     "VehicleDirtyHour",
@@ -34,4 +37,5 @@ __all__ = [
     "VehicleHistory",
     "VehicleLatest",
     "VehiclePerformance",
+    "VehicleRegisterEvent",
 ]

@@ -31,5 +31,7 @@ InstantKey = Annotated[datetime, mapped_column(DateTime(timezone=True), primary_
 DeviceKey = Annotated[int, mapped_column(Integer, primary_key=True, autoincrement=False)]
 #: Energy in kWh: eight bytes hold every decimal a register sends exactly as it was sent.
 Kwh = Annotated[float, mapped_column(Double)]
+#: What is physically possible for a device; null is the default of models/ratings.py.
+Rated = Annotated[float | None, mapped_column(Double)]
 #: A name, bounded at the door rather than in the database.
 Name = Annotated[str, mapped_column(Text)]

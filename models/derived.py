@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Double,
     Identity,
     Index,
@@ -20,9 +21,10 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from models.base import Base, DeviceKey, Instant, InstantKey, Kwh, Name
 
-# The hourly tables hold one device's UTC hour in a mergeable form: two neighbours are joined by
-# judging the seam between `last` of one and `first` of the other. `energy_kwh` is the energy
-# between the hour's own samples; the seam to the hour before is not in it.
+# The hourly tables hold one device's UTC hour in a mergeable form, made of the samples that count
+# (what was judged a glitch is left out). `energy_kwh` is the energy between the hour's own samples.
+# The step from the hour before is not in it: it is first - last, unless `seam_kwh` says otherwise.
+# `rough` tells that a step is not a plain rise and has not been judged.
 
 
 class MeterEnergyHourly(Base):
@@ -36,8 +38,9 @@ class MeterEnergyHourly(Base):
     last_at: Mapped[Instant]
     last_kwh: Mapped[Kwh]
     energy_kwh: Mapped[Kwh]
+    seam_kwh: Mapped[float | None] = mapped_column(Double)
     samples: Mapped[int] = mapped_column(Integer)
-    resets: Mapped[int] = mapped_column(Integer)
+    rough: Mapped[bool] = mapped_column(Boolean)
 
 
 class VehicleEnergyHourly(Base):
@@ -51,11 +54,41 @@ class VehicleEnergyHourly(Base):
     last_at: Mapped[Instant]
     last_kwh: Mapped[Kwh]
     energy_kwh: Mapped[Kwh]
+    seam_kwh: Mapped[float | None] = mapped_column(Double)
     samples: Mapped[int] = mapped_column(Integer)
-    resets: Mapped[int] = mapped_column(Integer)
+    rough: Mapped[bool] = mapped_column(Boolean)
     battery_temp_sum_c: Mapped[float] = mapped_column(Double)
     battery_temp_min_c: Mapped[float] = mapped_column(Double)
     battery_temp_max_c: Mapped[float] = mapped_column(Double)
+
+
+class _RegisterEvent:
+    """A sample that is not a plain rise, judged (workers/register.py): the rare exceptions.
+
+    `event` is null for the samples of a dip on their way back up. `final` says that the sample
+    after it was in hand; what is not final is judged again with that.
+    """
+
+    device_key: Mapped[DeviceKey]
+    at: Mapped[InstantKey]
+    event: Mapped[Name | None]
+    dropped: Mapped[bool] = mapped_column(Boolean)
+    energy_kwh: Mapped[Kwh]
+    high_kwh: Mapped[Kwh]
+    uncertain_kwh: Mapped[Kwh]
+    final: Mapped[bool] = mapped_column(Boolean)
+
+
+class MeterRegisterEvent(_RegisterEvent, Base):
+    """Judged samples of meters."""
+
+    __tablename__ = "meter_register_events"
+
+
+class VehicleRegisterEvent(_RegisterEvent, Base):
+    """Judged samples of vehicles."""
+
+    __tablename__ = "vehicle_register_events"
 
 
 class _DirtyHour:
@@ -109,10 +142,12 @@ class VehiclePerformance(Base):
     battery_temp_max_c: Mapped[float | None] = mapped_column(Double)
     ac_samples: Mapped[int] = mapped_column(Integer)
     dc_samples: Mapped[int] = mapped_column(Integer)
-    ac_resets: Mapped[int] = mapped_column(Integer)
-    dc_resets: Mapped[int] = mapped_column(Integer)
-    #: Every reading acknowledged before this instant is in the numbers.
-    data_complete_through: Mapped[Instant]
+    #: How often each register did something else than rise, by event.
+    ac_events: Mapped[dict[str, int]] = mapped_column(JSONB)
+    dc_events: Mapped[dict[str, int]] = mapped_column(JSONB)
+    #: Every reading acknowledged before this instant is in the numbers; null while a tick could
+    #: not work off all that had arrived.
+    data_complete_through: Mapped[Instant | None]
     computed_at: Mapped[Instant]
 
 

@@ -15,8 +15,10 @@ from sqlalchemy import Table
 from models.derived import (
     MeterDirtyHour,
     MeterEnergyHourly,
+    MeterRegisterEvent,
     VehicleDirtyHour,
     VehicleEnergyHourly,
+    VehicleRegisterEvent,
 )
 from models.registry import Meter, Vehicle
 from models.telemetry import MeterHistory, MeterLatest, VehicleHistory, VehicleLatest
@@ -54,6 +56,7 @@ class Kind:
     latest: Table
     hourly: Table
     dirty: Table
+    events: Table
 
     def __str__(self) -> str:
         return self.name
@@ -78,6 +81,7 @@ METER = Kind(
     latest=_table(MeterLatest),
     hourly=_table(MeterEnergyHourly),
     dirty=_table(MeterDirtyHour),
+    events=_table(MeterRegisterEvent),
 )
 
 VEHICLE = Kind(
@@ -94,6 +98,7 @@ VEHICLE = Kind(
     latest=_table(VehicleLatest),
     hourly=_table(VehicleEnergyHourly),
     dirty=_table(VehicleDirtyHour),
+    events=_table(VehicleRegisterEvent),
 )
 
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (METER, VEHICLE)}

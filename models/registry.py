@@ -16,7 +16,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, ExcludeConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from models.base import Base, Instant, Name
+from models.base import Base, Instant, Name, Rated
 
 
 class Fleet(Base):
@@ -51,6 +51,11 @@ class Meter(Base):
     fleet_id: Mapped[int] = mapped_column(ForeignKey("fleets.id"))
     device_id: Mapped[Name]
     registered_at: Mapped[Instant] = mapped_column(server_default=func.now())
+    max_power_kw: Mapped[Rated]
+    resolution_kwh: Mapped[Rated]
+    rollover_kwh: Mapped[Rated]
+    dip_tolerance_kwh: Mapped[Rated]
+    edge_gap_seconds: Mapped[Rated]
 
 
 class Vehicle(Base):
@@ -62,6 +67,11 @@ class Vehicle(Base):
     fleet_id: Mapped[int] = mapped_column(ForeignKey("fleets.id"))
     device_id: Mapped[Name]
     registered_at: Mapped[Instant] = mapped_column(server_default=func.now())
+    max_power_kw: Mapped[Rated]
+    resolution_kwh: Mapped[Rated]
+    rollover_kwh: Mapped[Rated]
+    dip_tolerance_kwh: Mapped[Rated]
+    edge_gap_seconds: Mapped[Rated]
 
 
 class MeterAssignment(Base):

@@ -99,6 +99,6 @@ def energies(meter_id: str, day: date, kwh: Decimal | None, said: Mapping[str, A
     table.add_row("file", "unknown: no reading at midnight" if kwh is None else f"{kwh}")
     known = said.get("energyKwh")
     table.add_row("API", "unknown" if known is None else f"{known}")
-    for name in ("samples", "resets"):
-        table.add_row(f"API: {name}", str(said.get(name)))
+    table.add_row("API: samples", str(said.get("samples")))
+    table.add_row("API: events", str(sum(said.get("events", {}).values())))
     console.print(table)

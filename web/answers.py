@@ -7,6 +7,7 @@ schemas are what /openapi.json shows, and tests hold the two together.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -56,12 +57,19 @@ class SidesSchema(Schema):
     dc = fields.Integer(required=True)
 
 
+class EventsSchema(Schema):
+    """How often each register did something else than rise, by event (docs/numbers.md)."""
+
+    ac = fields.Dict(keys=fields.String(), values=fields.Integer(), required=True)
+    dc = fields.Dict(keys=fields.String(), values=fields.Integer(), required=True)
+
+
 class PerformanceSchema(Schema):
     """A vehicle's efficiency over 24 hours. What can't be known is null, with a reason."""
 
     vehicleId = fields.String(required=True)
     meterId = fields.String(required=True, allow_none=True)
-    period = fields.String(required=True, metadata={"enum": ["24h"]})
+    period = fields.String(required=True, metadata={"example": "24h"})
     efficiencyRatio = _number("DC energy / AC energy, a fraction")
     reason = fields.String(
         required=True,
@@ -79,9 +87,15 @@ class PerformanceSchema(Schema):
     maxBatteryTemp = _number("°C")
     window = fields.Nested(WindowSchema, required=True, allow_none=True)
     samples = fields.Nested(SidesSchema, required=True, allow_none=True)
-    resets = fields.Nested(SidesSchema, required=True, allow_none=True)
+    events = fields.Nested(EventsSchema, required=True, allow_none=True)
     computedAt = _instant(null=True)
     dataCompleteThrough = _instant(null=True)
+
+
+class DailySchema(Schema):
+    """A vehicle's performance, day by day."""
+
+    items = fields.List(fields.Nested(PerformanceSchema), required=True)
 
 
 class PageSchema(Schema):
@@ -114,7 +128,32 @@ class EnergySchema(Schema):
     effectiveTo = _instant(null=True)
     energyKwh = _number("kWh; null when fewer than two readings are known")
     samples = fields.Integer(required=True)
-    resets = fields.Integer(required=True)
+    events = fields.Dict(keys=fields.String(), values=fields.Integer(), required=True)
+
+
+class RatingSchema(Schema):
+    """What is possible for a device: what was set, else the default."""
+
+    deviceId = fields.String(required=True)
+    maxPowerKw = _number("kW", null=False)
+    resolutionKwh = _number("kWh", null=False)
+    rolloverKwh = _number("kWh; null: the register has no end")
+    dipToleranceKwh = _number("kWh", null=False)
+    edgeGapSeconds = _number("s; null: three times the usual spacing, at least 300")
+
+
+class AssignmentSchema(Schema):
+    """A meter serves a vehicle in [from, to); null: until further notice."""
+
+    class Meta:
+        include = {  # noqa: RUF012
+            "from": _instant(),
+            "to": _instant(null=True),
+        }
+
+    id = fields.Integer(required=True)
+    vehicleId = fields.String(required=True)
+    meterId = fields.String(required=True)
 
 
 def _device_schema(kind: Kind) -> type[Schema]:
@@ -146,29 +185,30 @@ STORED = {kind: _stored_schema(kind) for kind in (METER, VEHICLE)}
 # --- from rows ------------------------------------------------------------------------------------
 
 
-def performance(row: Row[Any]) -> dict[str, Any]:
-    """A row of `vehicle_performance_24h`."""
-    known = row.ac_kwh is not None and row.dc_kwh is not None
+def performance(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of `vehicle_performance_24h`, or one like it over another window."""
+    known = row["ac_kwh"] is not None and row["dc_kwh"] is not None
+    hours = (row["window_to"] - row["window_from"]) / timedelta(hours=1)
     return {
-        "vehicleId": row.vehicle_id,
-        "meterId": row.meter_id,
-        "period": "24h",
-        "efficiencyRatio": row.efficiency,
-        "reason": row.reason,
-        "rawRatio": row.raw_ratio,
-        "totalEnergyConsumedAc": row.ac_kwh,
-        "totalEnergyDeliveredDc": row.dc_kwh,
-        "acKwh": row.ac_kwh,
-        "dcKwh": row.dc_kwh,
-        "lossKwh": round(row.ac_kwh - row.dc_kwh, 4) if known else None,
-        "averageBatteryTemp": row.battery_temp_avg_c,
-        "minBatteryTemp": row.battery_temp_min_c,
-        "maxBatteryTemp": row.battery_temp_max_c,
+        "vehicleId": row["vehicle_id"],
+        "meterId": row["meter_id"],
+        "period": f"{hours:g}h",
+        "efficiencyRatio": row["efficiency"],
+        "reason": row["reason"],
+        "rawRatio": row["raw_ratio"],
+        "totalEnergyConsumedAc": row["ac_kwh"],
+        "totalEnergyDeliveredDc": row["dc_kwh"],
+        "acKwh": row["ac_kwh"],
+        "dcKwh": row["dc_kwh"],
+        "lossKwh": round(row["ac_kwh"] - row["dc_kwh"], 4) if known else None,
+        "averageBatteryTemp": row["battery_temp_avg_c"],
+        "minBatteryTemp": row["battery_temp_min_c"],
+        "maxBatteryTemp": row["battery_temp_max_c"],
         "window": _window(row),
-        "samples": {"ac": row.ac_samples, "dc": row.dc_samples},
-        "resets": {"ac": row.ac_resets, "dc": row.dc_resets},
-        "computedAt": row.computed_at,
-        "dataCompleteThrough": row.data_complete_through,
+        "samples": {"ac": row["ac_samples"], "dc": row["dc_samples"]},
+        "events": {"ac": row["ac_events"], "dc": row["dc_events"]},
+        "computedAt": row["computed_at"],
+        "dataCompleteThrough": row["data_complete_through"],
     }
 
 
@@ -178,16 +218,18 @@ def performance_to_come(vehicle_id: str) -> dict[str, Any]:
     return unknown | {"vehicleId": vehicle_id, "period": "24h", "reason": "NOT_COMPUTED_YET"}
 
 
-def _window(row: Row[Any]) -> dict[str, Any]:
+def _window(row: Mapping[str, Any]) -> dict[str, Any]:
     support_pct = None
-    if row.effective_from is not None:
-        share = (row.effective_to - row.effective_from) / (row.window_to - row.window_from)
+    if row["effective_from"] is not None:
+        share = (row["effective_to"] - row["effective_from"]) / (
+            row["window_to"] - row["window_from"]
+        )
         support_pct = round(100 * share, 2)
     return {
-        "from": row.window_from,
-        "to": row.window_to,
-        "effectiveFrom": row.effective_from,
-        "effectiveTo": row.effective_to,
+        "from": row["window_from"],
+        "to": row["window_to"],
+        "effectiveFrom": row["effective_from"],
+        "effectiveTo": row["effective_to"],
         "supportPct": support_pct,
     }
 
@@ -218,5 +260,5 @@ def energy_of(found: RegisterEnergy) -> dict[str, Any]:
         "effectiveTo": found.effective_to,
         "energyKwh": found.energy_kwh,
         "samples": found.samples,
-        "resets": found.resets,
+        "events": found.events,
     }

@@ -10,7 +10,7 @@ from flask import Flask, Response
 from flask.json.provider import DefaultJSONProvider
 
 import settings
-from web import analytics, cli, devices, errors, health, ingestion, openapi
+from web import analytics, cli, devices, errors, health, ingestion, openapi, registry
 from web.admission import Admission
 from web.auth import KeyRing
 from workers import logs
@@ -51,6 +51,7 @@ def _register_routes(app: Flask) -> None:
         ingestion.blueprint(keys, Admission()),
         analytics.blueprint(keys),
         *devices.blueprints(keys),
+        registry.blueprint(keys),
     )
     for blueprint in protected:
         api.register_blueprint(blueprint)

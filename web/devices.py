@@ -86,7 +86,7 @@ def _blueprint(kind: Kind, plural: str, keys: KeyRing) -> Blueprint:
     def status(device_id: str) -> Response:
         """The newest reading (hot store: history is not touched)"""
         with reading() as conn:
-            row = reads.status(conn, kind, _known(conn, kind, device_id))
+            row = reads.status(conn, kind, known_device(conn, kind, device_id))
         if row is None:
             raise Refused("UNKNOWN_DEVICE", f"No reading of {device_id} is stored yet.")
         return answer(stored(kind, device_id, row))
@@ -98,7 +98,7 @@ def _blueprint(kind: Kind, plural: str, keys: KeyRing) -> Blueprint:
         """Stored readings in [from, to), oldest first (cold store)"""
         after, limit = decode_cursor(query["cursor"], datetime), query["limit"]
         with reading() as conn:
-            key = _known(conn, kind, device_id)
+            key = known_device(conn, kind, device_id)
             rows = reads.telemetry(
                 conn, kind, key, within=_window(query), after=after, limit=limit + 1
             )
@@ -111,14 +111,15 @@ def _blueprint(kind: Kind, plural: str, keys: KeyRing) -> Blueprint:
         """The register's energy over [from, to), its edges read between samples"""
         begin, end = _window(query)
         with reading() as conn:
-            key = _known(conn, kind, device_id)
+            key = known_device(conn, kind, device_id)
             found = register_energy(conn, kind, key, begin, end)
         return answer({"deviceId": device_id, "from": begin, "to": end, **energy_of(found)})
 
     return blp
 
 
-def _known(conn: Connection, kind: Kind, device_id: str) -> int:
+def known_device(conn: Connection, kind: Kind, device_id: str) -> int:
+    """The key of the calling fleet's device. Raises Refused."""
     fleet_id = g.caller.fleet_id
     key = reads.device_key(conn, kind, fleet_id, device_id) if is_device_id(device_id) else None
     if key is None:

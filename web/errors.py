@@ -48,7 +48,8 @@ def problem(refused: Refused) -> Response:
         "instance": request.path,
         **refused.more,
     }
-    response = Response(msgspec.json.encode(body), refused.status, content_type=PROBLEM_JSON)
+    content = msgspec.json.encode(body, enc_hook=str)  # texts of fields are web.schemas.Message
+    response = Response(content, refused.status, content_type=PROBLEM_JSON)
     if refused.status == HTTPStatus.UNAUTHORIZED:
         response.headers["WWW-Authenticate"] = "Bearer"
     if refused.status == HTTPStatus.SERVICE_UNAVAILABLE:
@@ -61,9 +62,12 @@ def from_http_exception(error: HTTPException) -> Response:
     status = error.code or 500
     default = "BAD_REQUEST" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "INTERNAL_ERROR"
     messages: dict[str, Any] = (getattr(error, "data", None) or {}).get("messages", {})
-    errors = {k: v for location in messages.values() for k, v in location.items()}
-    more: dict[str, Any] = {"errors": errors} if errors else {}
-    response = problem(Refused(_BY_STATUS.get(HTTPStatus(status), default), **more))
+    location, errors = next(iter(messages.items()), ("query", {}))
+    code = _BY_STATUS.get(HTTPStatus(status), default)
+    if location == "json":
+        code = "BAD_FIELD" if isinstance(errors, dict) else "MALFORMED_JSON"
+    more: dict[str, Any] = {"errors": errors} if isinstance(errors, dict) and errors else {}
+    response = problem(Refused(code, **more))
     for name, value in error.get_headers():
         if name not in {"Content-Type", "Content-Length"}:
             response.headers[name] = value

@@ -86,9 +86,8 @@ def _finite(value: float) -> float:
 class MeasuredNumber(fields.Field[float]):
     """A JSON number within its measure's lawful range, and nothing that merely looks like one."""
 
-    def __init__(self, measure: Measure) -> None:
+    def __init__(self, measure: Measure, **kwargs: Any) -> None:
         super().__init__(
-            required=True,
             error_messages=_messages("NOT_A_NUMBER"),
             metadata={
                 "type": "number",
@@ -96,6 +95,7 @@ class MeasuredNumber(fields.Field[float]):
                 "maximum": measure.high,
                 "description": f"{measure.description} ({measure.unit})",
             },
+            **kwargs,
         )
         self.measure = measure
 
@@ -116,11 +116,13 @@ class MeasuredNumber(fields.Field[float]):
 class Timestamp(fields.Field[datetime]):
     """RFC 3339 with an offset and at most microseconds; becomes aware UTC."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, optional: bool = False, **kwargs: Any) -> None:
         super().__init__(
-            required=True,
+            required=not optional,
+            allow_none=optional,
             error_messages=_messages("BAD_TIMESTAMP"),
             metadata={"type": "string", "format": "date-time"},
+            **kwargs,
         )
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **_: Any) -> datetime:
@@ -158,7 +160,9 @@ class ReadingSchema(Schema):
 @cache
 def schema_of(kind: Kind) -> Schema:
     """The kind's schema, compiled once per process."""
-    measured: Mapping[str, fields.Field[Any]] = {m.field: MeasuredNumber(m) for m in kind.measures}
+    measured: Mapping[str, fields.Field[Any]] = {
+        m.field: MeasuredNumber(m, required=True) for m in kind.measures
+    }
     named = f"{kind.name.title()}Reading"
     schema: type[Schema] = type(named, (ReadingSchema,), {kind.id_field: DeviceId(), **measured})
     return schema()

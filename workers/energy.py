@@ -1,7 +1,7 @@
 """The energy arithmetic: from cumulative registers to the share of energy that arrived.
 
-Pure functions over samples; nothing here knows a database or a clock. The same law for one step of
-a register stands in SQL in models/windows.py, and tests hold the two together.
+Pure functions; nothing here knows a database or a clock. What a single step of a register is worth
+was judged before (workers/register.py); here steps are added up over windows, two sides compared.
 
 What a register says between its samples is taken as a straight line. A window [from, to) is given
 its energy by the line's values at both ends, so energy between the last sample before the window
@@ -11,15 +11,13 @@ energy moved, nothing is guessed: the window shrinks to the part both sides real
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import NamedTuple
+
+from models.ratings import RESOLUTION_KWH
 
 #: kWh. Below it a register's resolution makes the ratio worthless.
 MIN_ENERGY_KWH = 0.5
-#: A register moves in steps of this many kWh; less between two samples is "no energy moved".
-RESOLUTION_KWH = 0.01
 #: DC/AC up to here is metering tolerance (class B meter 1 % + vehicle 1 %); above, impossible.
 MAX_RATIO = 1.02
 #: DC/AC outside this range is a unit mistake (Wh sent as kWh), not an efficiency.
@@ -48,14 +46,19 @@ class Piece:
     #: Nearest sample outside, on either side.
     before: Sample | None
     after: Sample | None
-    #: First and last sample inside, the energy between them, how many, and how often it restarted.
+    #: First and last sample inside, the energy between them, and how many they are.
     first: Sample | None = None
     last: Sample | None = None
     energy_kwh: float = 0.0
     samples: int = 0
-    resets: int = 0
+    #: Energy of the steps across the edges: before -> first, last (or before) -> after.
+    entry_kwh: float = 0.0
+    exit_kwh: float = 0.0
     #: Usual distance of two samples in the window; None with fewer than two.
     spacing_us: float | None = None
+    #: Set for the device; None leaves it to `edge_gap_us`.
+    set_gap_us: float | None = None
+    resolution_kwh: float = RESOLUTION_KWH
 
 
 class Span(NamedTuple):
@@ -65,31 +68,10 @@ class Span(NamedTuple):
     to_us: int
 
 
-def step(previous_kwh: float, kwh: float) -> float:
-    """Energy between two neighbouring samples: a register that fell has restarted at zero."""
-    return kwh - previous_kwh if kwh >= previous_kwh else kwh
-
-
-def piece_of(samples: Sequence[Sample], from_us: int, to_us: int) -> Piece:
-    """The piece of a register given all its samples, sorted by time (the slow, obvious way)."""
-    inside = [s for s in samples if from_us <= s.at_us <= to_us]
-    pairs = list(pairwise(inside))
-    return Piece(
-        from_us,
-        to_us,
-        before=max((s for s in samples if s.at_us < from_us), default=None),
-        after=min((s for s in samples if s.at_us > to_us), default=None),
-        first=inside[0] if inside else None,
-        last=inside[-1] if inside else None,
-        energy_kwh=sum(step(a.kwh, b.kwh) for a, b in pairs),
-        samples=len(inside),
-        resets=sum(b.kwh < a.kwh for a, b in pairs),
-        spacing_us=(inside[-1].at_us - inside[0].at_us) / len(pairs) if pairs else None,
-    )
-
-
 def edge_gap_us(piece: Piece) -> float:
     """The widest gap between samples that may be bridged at an edge of this piece's window."""
+    if piece.set_gap_us is not None:
+        return piece.set_gap_us
     return max(MIN_EDGE_GAP_US, EDGE_GAP_SPACINGS * (piece.spacing_us or 0))
 
 
@@ -99,12 +81,16 @@ def support(piece: Piece, gap_us: float) -> Span | None:
     An edge holds when a sample is exactly there, when the samples around it are at most `gap_us`
     apart, or when no energy moved between them; else the window begins (ends) at the sample inside.
     """
-    first, last = piece.first or piece.after, piece.last or piece.before
-    if first is None or last is None or (piece.first is None and not _bridged(last, first, gap_us)):
-        return None
-    begins = first.at_us == piece.from_us or _bridged(piece.before, first, gap_us)
-    ends = last.at_us == piece.to_us or _bridged(last, piece.after, gap_us)
-    return Span(piece.from_us if begins else first.at_us, piece.to_us if ends else last.at_us)
+    if piece.first is None or piece.last is None:
+        through = _bridged(piece, piece.before, piece.after, piece.exit_kwh, gap_us)
+        return Span(piece.from_us, piece.to_us) if through else None
+    begins = piece.first.at_us == piece.from_us
+    ends = piece.last.at_us == piece.to_us
+    begins = begins or _bridged(piece, piece.before, piece.first, piece.entry_kwh, gap_us)
+    ends = ends or _bridged(piece, piece.last, piece.after, piece.exit_kwh, gap_us)
+    return Span(
+        piece.from_us if begins else piece.first.at_us, piece.to_us if ends else piece.last.at_us
+    )
 
 
 def energy(piece: Piece, span: Span) -> float:
@@ -113,23 +99,27 @@ def energy(piece: Piece, span: Span) -> float:
     What it reaches beyond them is read off the line to the nearest sample outside.
     """
     if piece.first is None or piece.last is None:
-        return _share(piece.before, piece.after, span)
-    left = _share(piece.before, piece.first, Span(span.from_us, piece.first.at_us))
-    right = _share(piece.last, piece.after, Span(piece.last.at_us, span.to_us))
-    return left + piece.energy_kwh + right
+        return _share(piece.before, piece.after, piece.exit_kwh, span)
+    left, right = Span(span.from_us, piece.first.at_us), Span(piece.last.at_us, span.to_us)
+    entered = _share(piece.before, piece.first, piece.entry_kwh, left)
+    left_over = _share(piece.last, piece.after, piece.exit_kwh, right)
+    return entered + piece.energy_kwh + left_over
 
 
-def _bridged(a: Sample | None, b: Sample | None, gap_us: float) -> bool:
+def _bridged(
+    piece: Piece, a: Sample | None, b: Sample | None, step_kwh: float, gap_us: float
+) -> bool:
     if a is None or b is None:
         return False
-    return b.at_us - a.at_us <= gap_us or step(a.kwh, b.kwh) <= RESOLUTION_KWH + _NOISE
+    # Less than one step of the register is "no energy moved".
+    return b.at_us - a.at_us <= gap_us or step_kwh <= piece.resolution_kwh + _NOISE
 
 
-def _share(a: Sample | None, b: Sample | None, span: Span) -> float:
+def _share(a: Sample | None, b: Sample | None, step_kwh: float, span: Span) -> float:
     """The share of the step from a to b that falls into `span`."""
     if a is None or b is None or span.to_us <= span.from_us:
         return 0.0
-    return step(a.kwh, b.kwh) * (span.to_us - span.from_us) / (b.at_us - a.at_us)
+    return step_kwh * (span.to_us - span.from_us) / (b.at_us - a.at_us)
 
 
 @dataclass(frozen=True, slots=True)

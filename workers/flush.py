@@ -157,11 +157,10 @@ def store_or_bury(
     if not readings:
         return NOTHING
     try:
-        with conn.begin_nested():
-            return writes.store(conn, kind, _rows(readings, keys))
-    except _SCHEMA_ERRORS:
-        raise
+        return _store(conn, kind, readings, keys)
     except (*_DATA_ERRORS, *_VALUE_ERRORS) as error:
+        if isinstance(error, _SCHEMA_ERRORS) or _has_no_partition(error):
+            raise
         if len(readings) == 1:
             buried.append(readings[0].dead(kind, "UNSTORABLE", f"{type(error).__name__}: {error}"))
             return NOTHING
@@ -169,6 +168,25 @@ def store_or_bury(
     return store_or_bury(conn, kind, readings[:middle], keys, buried) + store_or_bury(
         conn, kind, readings[middle:], keys, buried
     )
+
+
+def _store(
+    conn: Connection, kind: Kind, readings: Sequence[Reading], keys: dict[tuple[int, str], int]
+) -> Stored:
+    """Store in a savepoint; once more when a partition was made between routing and writing."""
+    try:
+        with conn.begin_nested():
+            return writes.store(conn, kind, _rows(readings, keys))
+    except psycopg.errors.CheckViolation as error:
+        if not _has_no_partition(error):
+            raise
+    with conn.begin_nested():
+        return writes.store(conn, kind, _rows(readings, keys))
+
+
+def _has_no_partition(error: Exception) -> bool:
+    """The row's partition is missing, or is another one since a moment: the table's affair."""
+    return isinstance(error, psycopg.errors.CheckViolation) and not error.diag.constraint_name
 
 
 def _rows(readings: Sequence[Reading], keys: dict[tuple[int, str], int]) -> Iterator[Row]:

@@ -7,18 +7,20 @@ second.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import groupby
+from itertools import groupby, pairwise
 from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import Connection
 
-from models import windows
-from models.clock import from_us, to_us
+from models import events, windows
+from models.clock import SECOND_US, from_us, to_us
 from models.kinds import METER, VEHICLE, Kind
+from models.ratings import RESOLUTION_KWH
 from models.rollups import Supply
 from models.windows import Register, Segment, Temperatures
 from workers import energy
@@ -38,7 +40,7 @@ class Side:
     # Of the whole window, as the first round saw it:
     gap_us: float = 0.0
     samples: int = 0
-    resets: int = 0
+    events: Counter[str] = field(default_factory=Counter)
     known: int = 0
     own_kwh: float | None = None
     temperatures: Temperatures | None = None
@@ -55,8 +57,8 @@ class Side:
         """Note what the whole window shows, before anything is cut."""
         self.gap_us = max(map(energy.edge_gap_us, self.pieces), default=0.0)
         self.samples = sum(piece.samples for piece in self.pieces)
-        self.resets = sum(piece.resets for piece in self.pieces)
-        if self.samples or any(piece.after for piece in self.pieces):
+        # Samples on one side of the window alone tell nothing about it.
+        if self.samples or any(piece.before and piece.after for piece in self.pieces):
             edges = [s for p in self.pieces for s in (p.before, p.after) if s is not None]
             self.known = self.samples + len(edges)
         self.own_kwh = self.energy() if self.known > 1 else None
@@ -66,6 +68,14 @@ class Side:
         """Each register that covers something of the span, with what it covers."""
         found = [(piece, energy.support(piece, self.gap_us)) for piece in self.pieces]
         return [(piece, span) for piece, span in found if span is not None]
+
+    def hole(self) -> str | None:
+        """Why energy is missing in the middle of the present span, if it is."""
+        served = [span for _, span in self.sources]
+        inside = [s for s in served if s.from_us < self.span.to_us and s.to_us > self.span.from_us]
+        if any(after.from_us > before.to_us for before, after in pairwise(inside)):
+            return "UNASSIGNED"
+        return "MISSING_AC" if len(self.supports()) < len(self.pieces) else None
 
     def energy(self) -> float:
         """kWh over what is covered of the present span."""
@@ -77,6 +87,7 @@ class Vehicle:
     """A vehicle being judged."""
 
     supply: Supply
+    window: Span
     ac: Side
     dc: Side
 
@@ -107,24 +118,40 @@ def summarise(
     """
     window = Span(to_us(from_at), to_us(to_at))
     by_vehicle = groupby(supplies, key=attrgetter("vehicle_key"))
-    vehicles = [_vehicle(list(group), window) for _, group in by_vehicle]
+    return _judge(conn, [_vehicle(list(group), window) for _, group in by_vehicle])
+
+
+def over_windows(
+    conn: Connection, supplies: Sequence[Supply], spans: Sequence[tuple[datetime, datetime]]
+) -> list[dict[str, Any]]:
+    """Rows as of `summarise` for one vehicle over several windows, all read together.
+
+    `supplies` are the vehicle's over all of the windows.
+    """
+    windows_us = [Span(to_us(from_at), to_us(to_at)) for from_at, to_at in spans]
+    return _judge(conn, [_vehicle(supplies, window) for window in windows_us])
+
+
+def _judge(conn: Connection, vehicles: Sequence[Vehicle]) -> list[dict[str, Any]]:
     _read(conn, METER, [v.ac for v in vehicles], first_look=True)
     _read(conn, VEHICLE, [v.dc for v in vehicles], first_look=True)
     open_ones = [v for v in vehicles if v.ac.known > 1 and v.dc.known > 1]
     while open_ones := [v for v in open_ones if v.cut()]:
         _read(conn, METER, [v.ac for v in open_ones])
         _read(conn, VEHICLE, [v.dc for v in open_ones])
-    return [_row(vehicle, window) for vehicle in vehicles]
+    return [_row(vehicle) for vehicle in vehicles]
 
 
-def _vehicle(supplies: list[Supply], window: Span) -> Vehicle:
+def _vehicle(supplies: Sequence[Supply], window: Span) -> Vehicle:
+    served = [(s, Span(to_us(s.from_at), to_us(s.to_at))) for s in supplies]
     meters = [
-        (s.meter_key, Span(to_us(s.from_at), to_us(s.to_at)))
-        for s in supplies
-        if s.meter_key is not None
+        (s, span)
+        for s, span in served
+        if span.from_us < window.to_us and span.to_us > window.from_us
     ]
-    last = supplies[-1]
-    return Vehicle(last, Side(meters, window), Side([(last.vehicle_key, window)], window))
+    sources = [(s.meter_key, span) for s, span in meters if s.meter_key is not None]
+    last = meters[-1][0] if meters else supplies[-1]._replace(meter_id=None)
+    return Vehicle(last, window, Side(sources, window), Side([(last.vehicle_key, window)], window))
 
 
 def _read(conn: Connection, kind: Kind, sides: Sequence[Side], *, first_look: bool = False) -> None:
@@ -136,6 +163,17 @@ def _read(conn: Connection, kind: Kind, sides: Sequence[Side], *, first_look: bo
         side.pieces = [_piece(s, r) for s, r in zip(part, found, strict=True)]
         if first_look:
             side.look(found)
+    if first_look:
+        _count_events(conn, kind, sides, parts)
+
+
+def _count_events(
+    conn: Connection, kind: Kind, sides: Sequence[Side], parts: Sequence[Sequence[Segment]]
+) -> None:
+    counts = iter(events.count(conn, kind, [s for part in parts for s in part]))
+    for side, part in zip(sides, parts, strict=True):
+        for _ in part:
+            side.events.update(next(counts))
 
 
 def _piece(segment: Segment, r: Register) -> Piece:
@@ -148,9 +186,16 @@ def _piece(segment: Segment, r: Register) -> Piece:
         last=_sample(r.last_at, r.last_kwh),
         energy_kwh=r.energy_kwh or 0.0,
         samples=r.samples or 0,
-        resets=r.resets or 0,
-        spacing_us=r.spacing_seconds * 1e6 if r.spacing_seconds is not None else None,
+        entry_kwh=r.entry_kwh or 0.0,
+        exit_kwh=r.exit_kwh or 0.0,
+        spacing_us=_us(r.spacing_seconds),
+        set_gap_us=_us(r.edge_gap_seconds),
+        resolution_kwh=RESOLUTION_KWH if r.resolution_kwh is None else r.resolution_kwh,
     )
+
+
+def _us(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds * SECOND_US
 
 
 def _sample(at: datetime | None, kwh: float | None) -> Sample | None:
@@ -170,12 +215,15 @@ def _reason_without_judgement(vehicle: Vehicle) -> str | None:
         return "MISSING_DC"
     if min(ac, dc) < 2:  # noqa: PLR2004  (two points make a difference)
         return "INSUFFICIENT_SAMPLES"
-    return "NO_OVERLAP" if vehicle.span.to_us <= vehicle.span.from_us else None
+    covered = vehicle.span.to_us > vehicle.span.from_us
+    return vehicle.ac.hole() if covered else "NO_OVERLAP"
 
 
-def _row(vehicle: Vehicle, window: Span) -> dict[str, Any]:
+def _row(vehicle: Vehicle) -> dict[str, Any]:
     reason = _reason_without_judgement(vehicle)
-    ac_kwh, dc_kwh, span = vehicle.ac.own_kwh, vehicle.dc.own_kwh, None
+    ac_kwh, span = vehicle.ac.own_kwh, None
+    # Without a meter's figure, what the battery took cannot be laid at any meter's door.
+    dc_kwh = vehicle.dc.own_kwh if vehicle.ac.known else None
     verdict = Verdict(None, None, reason)
     if reason is None:
         ac_kwh, dc_kwh, span = vehicle.ac.energy(), vehicle.dc.energy(), vehicle.span
@@ -185,8 +233,8 @@ def _row(vehicle: Vehicle, window: Span) -> dict[str, Any]:
         "fleet_id": vehicle.supply.fleet_id,
         "vehicle_id": vehicle.supply.vehicle_id,
         "meter_id": vehicle.supply.meter_id,
-        "window_from": from_us(window.from_us),
-        "window_to": from_us(window.to_us),
+        "window_from": from_us(vehicle.window.from_us),
+        "window_to": from_us(vehicle.window.to_us),
         "effective_from": from_us(span.from_us) if span else None,
         "effective_to": from_us(span.to_us) if span else None,
         "ac_kwh": _rounded(ac_kwh, KWH_DIGITS),
@@ -197,8 +245,8 @@ def _row(vehicle: Vehicle, window: Span) -> dict[str, Any]:
         **_battery(vehicle.dc),
         "ac_samples": vehicle.ac.samples,
         "dc_samples": vehicle.dc.samples,
-        "ac_resets": vehicle.ac.resets,
-        "dc_resets": vehicle.dc.resets,
+        "ac_events": vehicle.ac.events,
+        "dc_events": vehicle.dc.events,
     }
 
 
@@ -223,7 +271,7 @@ class RegisterEnergy:
     effective_from: datetime | None
     effective_to: datetime | None
     samples: int
-    resets: int
+    events: dict[str, int]
 
 
 def register_energy(
@@ -235,11 +283,11 @@ def register_energy(
     _read(conn, kind, [side], first_look=True)
     covered = [span for _, span in side.supports()]
     if side.own_kwh is None or not covered:
-        return RegisterEnergy(None, None, None, side.samples, side.resets)
+        return RegisterEnergy(None, None, None, side.samples, side.events)
     return RegisterEnergy(
         _rounded(side.own_kwh, KWH_DIGITS),
         from_us(covered[0].from_us),
         from_us(covered[-1].to_us),
         side.samples,
-        side.resets,
+        side.events,
     )

@@ -1,7 +1,7 @@
 """The rollup: what new and late readings touched is recomputed, then every vehicle's 24 h summary.
 
 1. Dirty hours are recomputed wholly from history, never incremented: running twice, late or after
-   a crash ends in the same rows.
+   a crash ends in the same rows. Steps that are no plain rise are judged (workers/registers.py).
 2. Each vehicle's window [now - 24 h, now) is read from the hourly rows (models/windows.py), judged
    (workers/energy.py) and written as one row to `vehicle_performance_24h`.
 
@@ -19,11 +19,11 @@ from datetime import UTC, datetime, timedelta
 import structlog
 from sqlalchemy import Connection
 
-from models import rollups, windows
+from models import rollups
 from models.clock import from_us
 from models.engine import transaction
 from models.kinds import KINDS, Kind
-from workers import stream
+from workers import registers, stream
 from workers.celery import app
 from workers.metrics import ROLLUP_SECONDS
 from workers.performance import summarise
@@ -54,13 +54,14 @@ def roll_up() -> dict[str, int | str]:
 def tick(now: datetime) -> dict[str, int | str]:
     """Bring the hourly rows up to date and summarise every vehicle's 24 h up to `now`."""
     deadline = time.monotonic() + TICK_SECONDS
-    complete_through = _complete_through()
+    complete_through: datetime | None = _complete_through()
     vehicles, hours = 0, {kind.name: 0 for kind in KINDS.values()}
     try:
         for kind in KINDS.values():
             while bite := _refresh_some(kind):
                 hours[kind.name] += bite
                 if time.monotonic() > deadline:
+                    complete_through = None  # unless there happens to be nothing left
                     break
         vehicles = _summarise_all(now, complete_through)
     except Overlap:
@@ -92,11 +93,11 @@ def _refresh_some(kind: Kind) -> int:
     """Recompute one bite of dirty hours; how many marks were worked off."""
     with _alone() as conn:
         marks, hours = rollups.take_dirty(conn, kind, DIRTY_BITE)
-        windows.refresh_hours(conn, kind, sorted(hours))
+        registers.refresh(conn, kind, sorted(hours))
     return marks
 
 
-def _summarise_all(now: datetime, complete_through: datetime) -> int:
+def _summarise_all(now: datetime, complete_through: datetime | None) -> int:
     """Write every vehicle's summary, page by page; how many vehicles."""
     vehicles, after_key = 0, 0
     while True:

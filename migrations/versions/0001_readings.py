@@ -4,7 +4,8 @@ Revision ID: 0001
 Revises:
 
 The first schema: registry, history (partitioned by day, with a default partition), latest, hourly
-energy, summary, and what the flush sets aside. docs/adr/0002 says why it looks like this.
+energy, judged samples, summary, and what the flush sets aside. docs/adr/0002 says why it looks like
+this.
 """
 
 from __future__ import annotations
@@ -60,8 +61,9 @@ def upgrade() -> None:
         sa.Column("last_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("last_kwh", sa.Double(), nullable=False),
         sa.Column("energy_kwh", sa.Double(), nullable=False),
+        sa.Column("seam_kwh", sa.Double(), nullable=True),
         sa.Column("samples", sa.Integer(), nullable=False),
-        sa.Column("resets", sa.Integer(), nullable=False),
+        sa.Column("rough", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("device_key", "hour", name=op.f("meter_energy_hourly_pkey")),
     )
     op.create_table(
@@ -70,6 +72,18 @@ def upgrade() -> None:
         sa.Column("device_key", sa.Integer(), nullable=False),
         sa.Column("hour", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("meter_hours_dirty_pkey")),
+    )
+    op.create_table(
+        "meter_register_events",
+        sa.Column("device_key", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("event", sa.Text(), nullable=True),
+        sa.Column("dropped", sa.Boolean(), nullable=False),
+        sa.Column("energy_kwh", sa.Double(), nullable=False),
+        sa.Column("high_kwh", sa.Double(), nullable=False),
+        sa.Column("uncertain_kwh", sa.Double(), nullable=False),
+        sa.Column("final", sa.Boolean(), nullable=False),
+        sa.PrimaryKeyConstraint("device_key", "at", name=op.f("meter_register_events_pkey")),
     )
     op.create_table(
         "meter_status_latest",
@@ -114,8 +128,9 @@ def upgrade() -> None:
         sa.Column("last_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("last_kwh", sa.Double(), nullable=False),
         sa.Column("energy_kwh", sa.Double(), nullable=False),
+        sa.Column("seam_kwh", sa.Double(), nullable=True),
         sa.Column("samples", sa.Integer(), nullable=False),
-        sa.Column("resets", sa.Integer(), nullable=False),
+        sa.Column("rough", sa.Boolean(), nullable=False),
         sa.Column("battery_temp_sum_c", sa.Double(), nullable=False),
         sa.Column("battery_temp_min_c", sa.Double(), nullable=False),
         sa.Column("battery_temp_max_c", sa.Double(), nullable=False),
@@ -148,9 +163,9 @@ def upgrade() -> None:
         sa.Column("battery_temp_max_c", sa.Double(), nullable=True),
         sa.Column("ac_samples", sa.Integer(), nullable=False),
         sa.Column("dc_samples", sa.Integer(), nullable=False),
-        sa.Column("ac_resets", sa.Integer(), nullable=False),
-        sa.Column("dc_resets", sa.Integer(), nullable=False),
-        sa.Column("data_complete_through", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("ac_events", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("dc_events", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("data_complete_through", sa.DateTime(timezone=True), nullable=True),
         sa.Column("computed_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("vehicle_key", name=op.f("vehicle_performance_24h_pkey")),
         sa.UniqueConstraint(
@@ -162,6 +177,18 @@ def upgrade() -> None:
         "vehicle_performance_24h",
         ["fleet_id", "efficiency", "vehicle_key"],
         unique=False,
+    )
+    op.create_table(
+        "vehicle_register_events",
+        sa.Column("device_key", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("event", sa.Text(), nullable=True),
+        sa.Column("dropped", sa.Boolean(), nullable=False),
+        sa.Column("energy_kwh", sa.Double(), nullable=False),
+        sa.Column("high_kwh", sa.Double(), nullable=False),
+        sa.Column("uncertain_kwh", sa.Double(), nullable=False),
+        sa.Column("final", sa.Boolean(), nullable=False),
+        sa.PrimaryKeyConstraint("device_key", "at", name=op.f("vehicle_register_events_pkey")),
     )
     op.create_table(
         "vehicle_status_latest",
@@ -216,6 +243,11 @@ def upgrade() -> None:
             server_default=sa.text("now()"),
             nullable=False,
         ),
+        sa.Column("max_power_kw", sa.Double(), nullable=True),
+        sa.Column("resolution_kwh", sa.Double(), nullable=True),
+        sa.Column("rollover_kwh", sa.Double(), nullable=True),
+        sa.Column("dip_tolerance_kwh", sa.Double(), nullable=True),
+        sa.Column("edge_gap_seconds", sa.Double(), nullable=True),
         sa.ForeignKeyConstraint(["fleet_id"], ["fleets.id"], name=op.f("meters_fleet_id_fkey")),
         sa.PrimaryKeyConstraint("key", name=op.f("meters_pkey")),
         sa.UniqueConstraint("fleet_id", "device_id", name=op.f("meters_fleet_id_device_id_key")),
@@ -231,6 +263,11 @@ def upgrade() -> None:
             server_default=sa.text("now()"),
             nullable=False,
         ),
+        sa.Column("max_power_kw", sa.Double(), nullable=True),
+        sa.Column("resolution_kwh", sa.Double(), nullable=True),
+        sa.Column("rollover_kwh", sa.Double(), nullable=True),
+        sa.Column("dip_tolerance_kwh", sa.Double(), nullable=True),
+        sa.Column("edge_gap_seconds", sa.Double(), nullable=True),
         sa.ForeignKeyConstraint(["fleet_id"], ["fleets.id"], name=op.f("vehicles_fleet_id_fkey")),
         sa.PrimaryKeyConstraint("key", name=op.f("vehicles_pkey")),
         sa.UniqueConstraint("fleet_id", "device_id", name=op.f("vehicles_fleet_id_device_id_key")),
@@ -275,6 +312,7 @@ def downgrade() -> None:
     op.drop_table("api_keys")
     op.drop_table("vehicle_telemetry_history")
     op.drop_table("vehicle_status_latest")
+    op.drop_table("vehicle_register_events")
     op.drop_index("vehicle_performance_24h_worst_first_idx", table_name="vehicle_performance_24h")
     op.drop_table("vehicle_performance_24h")
     op.drop_table("vehicle_hours_dirty")
@@ -282,6 +320,7 @@ def downgrade() -> None:
     op.drop_table("reading_conflicts")
     op.drop_table("meter_telemetry_history")
     op.drop_table("meter_status_latest")
+    op.drop_table("meter_register_events")
     op.drop_table("meter_hours_dirty")
     op.drop_table("meter_energy_hourly")
     op.drop_table("fleets")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +22,7 @@ from workers.celery import app
 
 
 def forget_connections() -> None:
+    doorbell._silent_until = 0.0
     kombu.pools.reset()
     app._after_fork()  # Celery's own way of forgetting its connections
 
@@ -56,6 +59,20 @@ def test_a_broker_that_is_away_costs_a_doorbell(monkeypatch: pytest.MonkeyPatch)
     before = lost()
     doorbell.ring(METER)
     assert lost() == before + 1
+
+
+def test_a_broker_that_hangs_holds_up_one_ring_for_half_a_second(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        monkeypatch.setenv("CELERY_BROKER_URL", f"redis://127.0.0.1:{deaf.getsockname()[1]}/0")
+        before, began = lost(), time.monotonic()
+        doorbell.ring(METER)
+        held_up = time.monotonic() - began
+        doorbell.ring(METER)  # silence: not even tried
+    assert doorbell.TIMEOUT_SECONDS <= held_up < 4 * doorbell.TIMEOUT_SECONDS
+    assert time.monotonic() - began < held_up + doorbell.TIMEOUT_SECONDS
+    assert lost() == before + 2
 
 
 def test_a_broker_that_is_full_costs_a_doorbell(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,34 +1,40 @@
 """The heart: a window read through hourly rows says what all its samples say.
 
-`workers.energy.piece_of` over every sample is the slow, obvious way; `models.windows` is the fast
-one. Registers, gaps, restarts and windows are random; both ways must agree.
+`workers.register.piece_of` over every judged sample is the slow, obvious way; `models.windows`, on
+hours that `workers.registers` keeps, is the fast one. Registers, their troubles, gaps and windows
+are random, and so is the order in which samples come in; all ways must agree.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from datetime import date, timedelta
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import date, datetime, timedelta
 from itertools import count, groupby
+from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from sqlalchemy import Connection, insert, select
 
-from models import partitions, windows, writes
+from models import Fleet, partitions, ratings, rollups, windows, writes
 from models.clock import HOUR_US, from_us, to_us
 from models.codec import Row
 from models.engine import transaction
 from models.kinds import KINDS, METER, VEHICLE, Kind
+from models.ratings import Rating
 from models.windows import Register, Segment
-from tests.factories import MIDNIGHT, at, execute, rows
-from workers.energy import Piece, Sample, piece_of
+from tests.factories import MIDNIGHT, at, execute, make_fleet, rows
+from workers import registers
+from workers.energy import Piece, Sample
+from workers.register import Point, piece_of, walk
 
 DAYS = [date(2026, 1, day) for day in (9, 10, 11)]
 START_US = to_us(MIDNIGHT)
 
-_keys = count(1)  # every example has a device of its own
+_names = count(1)  # every example has devices of its own
 
 
 @pytest.fixture
@@ -53,43 +59,94 @@ instants = st.one_of(
     st.integers(-30 * 3600, 70 * 3600).map(lambda second: START_US + second * 1_000_000),
     st.integers(0, 3 * HOUR_US).map(lambda micro: START_US + micro),
 )
-#: Registers with a resolution of 0.01 kWh, that rest, rise and restart.
-values = st.lists(
-    st.one_of(st.just(0), st.integers(0, 2000), st.integers(-5000, -1)), min_size=30, max_size=30
+#: What a register does next, in hundredths of a kWh: it rests, rises, or is in trouble.
+moves = st.one_of(
+    st.tuples(st.just("rise"), st.one_of(st.just(0), st.integers(0, 2000))),
+    st.tuples(st.just("fall"), st.integers(1, 150)),
+    st.tuples(st.just("show"), st.integers(0, 500)),
+    st.tuples(st.just("show"), st.integers(50_000, 1_000_000)),
+    st.tuples(st.just("back"), st.integers(-20, 50)),
+)
+#: What was set for a device: a plausible charger, registers that end, nothing at all.
+settings_of = st.fixed_dictionaries(
+    {
+        "max_power_kw": st.sampled_from([None, 0.5, 22.0]),
+        "resolution_kwh": st.sampled_from([None, 0.1]),
+        "rollover_kwh": st.sampled_from([None, 100.0, 10_000.0]),
+        "dip_tolerance_kwh": st.sampled_from([None, 0.0, 0.5]),
+    }
 )
 
 
 @st.composite
-def registers(draw: st.DrawFn) -> list[Sample]:
+def registers_of(draw: st.DrawFn) -> list[Sample]:
+    """Registers of up to 30 samples; "back" is about the value before the last one."""
     when = sorted(draw(st.sets(instants, min_size=1, max_size=30)))
-    shown, made = 1000, []
-    for micros, change in zip(when, draw(values), strict=False):
-        shown = shown + change if change >= 0 else max(0, -change // 10)
-        made.append(Sample(micros, shown / 100))
+    shown, made = [9_000], []
+    for micros in when:
+        move, size = draw(moves)
+        value = {
+            "rise": shown[-1] + size,
+            "fall": shown[-1] - size,
+            "show": size,
+            "back": shown[-2:][0] + size,
+        }[move]
+        shown.append(max(0, value))
+        made.append(Sample(micros, shown[-1] / 100))
     return made
 
 
+Windows = list[tuple[int, int]]
+
+
 @st.composite
-def cases(draw: st.DrawFn) -> tuple[list[Sample], list[tuple[int, int]]]:
+def cases(draw: st.DrawFn) -> tuple[list[Sample], Windows]:
     """A register and windows over it, whose ends are often a sample's instant or an hour."""
-    register = draw(registers())
+    register = draw(registers_of())
     ends = st.one_of(instants, st.sampled_from([s.at_us for s in register]))
     pairs = draw(st.lists(st.tuples(ends, ends), min_size=1, max_size=4))
     return register, [(min(pair), max(pair)) for pair in pairs if pair[0] != pair[1]]
 
 
-def read(kind: Kind, register: list[Sample], spans: list[tuple[int, int]]) -> list[Register]:
-    """Store the register under a new key, refresh its hours, read the windows; leave no trace."""
-    key = next(_keys)
+def hour_of(sample: Sample) -> datetime:
+    return from_us(sample.at_us // HOUR_US * HOUR_US)
+
+
+def arrive(conn: Connection, kind: Kind, key: int, samples: list[Sample]) -> None:
+    """Store samples, as the flush would; those that are there already stay."""
     values_of = (lambda kwh: (kwh, 230.0)) if kind is METER else (lambda kwh: (50.0, kwh, kwh % 40))
-    hours = {(key, from_us(s.at_us // HOUR_US * HOUR_US)) for s in register}
-    with transaction() as conn:
-        writes.store(conn, kind, [Row(key, s.at_us, s.at_us, values_of(s.kwh)) for s in register])
-        windows.refresh_hours(conn, kind, sorted(hours))
-        segments = [Segment(key, from_us(a), from_us(b)) for a, b in spans]
-        found = windows.read_registers(conn, kind, segments)
-        conn.rollback()
+    writes.store(conn, kind, [Row(key, s.at_us, s.at_us, values_of(s.kwh)) for s in samples])
+
+
+def refresh(conn: Connection, kind: Kind, key: int, samples: list[Sample]) -> None:
+    """Work off the marks that these samples left."""
+    registers.refresh(conn, kind, sorted({(key, hour_of(sample)) for sample in samples}))
+
+
+def make_device(conn: Connection, kind: Kind, set_to: Mapping[str, float | None]) -> int:
+    """A device's key."""
+    fleet = conn.execute(insert(Fleet).values(name=f"Depot {next(_names)}").returning(Fleet.id))
+    row = {"fleet_id": fleet.scalar_one(), "device_id": "device", **set_to}
+    return conn.execute(insert(kind.devices).values(row).returning(kind.devices.c.key)).scalar_one()
+
+
+def read(conn: Connection, kind: Kind, key: int, spans: Windows) -> list[Register]:
+    segments = [Segment(key, from_us(a), from_us(b)) for a, b in spans]
+    return windows.read_registers(conn, kind, segments)
+
+
+def kept(conn: Connection, kind: Kind, key: int) -> dict[str, list[dict[str, Any]]]:
+    """The device's hours and events as they stand."""
+    found = {}
+    for table in (kind.hourly, kind.events):
+        columns = [column for column in table.columns if column.name != "device_key"]
+        query = select(*columns).where(table.c.device_key == key).order_by(columns[0])
+        found[table.name] = [dict(row) for row in conn.execute(query).mappings()]
     return found
+
+
+def points_of(register: list[Sample], rating: Rating) -> list[Point]:
+    return [point for _, point in walk(None, register, rating)]
 
 
 def piece(span: tuple[int, int], register: Register) -> Piece:
@@ -97,15 +154,19 @@ def piece(span: tuple[int, int], register: Register) -> Piece:
         instant, kwh = getattr(register, f"{name}_at"), getattr(register, f"{name}_kwh")
         return None if instant is None else Sample(to_us(instant), kwh)
 
+    def about(kwh: float | None) -> Any:
+        return pytest.approx(kwh or 0, abs=1e-9)
+
     return Piece(
         *span,
         before=sample("before"),
         after=sample("after"),
         first=sample("first"),
         last=sample("last"),
-        energy_kwh=pytest.approx(register.energy_kwh or 0, abs=1e-9),
+        energy_kwh=about(register.energy_kwh),
         samples=register.samples or 0,
-        resets=register.resets or 0,
+        entry_kwh=about(register.entry_kwh),
+        exit_kwh=about(register.exit_kwh),
     )
 
 
@@ -135,13 +196,25 @@ FALLS_AT_THE_SEAM = (
 @pytest.mark.parametrize("kind", KINDS.values(), ids=str)
 def test_a_window_read_by_hours_is_the_piece_over_all_samples(kind: Kind) -> None:
     @hypothesis_settings(max_examples=150)
-    @given(cases())
-    @example(FALLS_AT_THE_SEAM)
-    def agree(case: tuple[list[Sample], list[tuple[int, int]]]) -> None:
+    @given(cases(), settings_of)
+    @example(FALLS_AT_THE_SEAM, {})
+    def agree(case: tuple[list[Sample], Windows], set_to: dict[str, float | None]) -> None:
         register, spans = case
-        for span, found in zip(spans, read(kind, register, spans), strict=True):
-            assert without_spacing(piece_of(register, *span)) == piece(span, found)
-            inside = [s for s in register if span[0] <= s.at_us <= span[1]]
+        with transaction() as conn:
+            key = make_device(conn, kind, set_to)
+            arrive(conn, kind, key, register)
+            refresh(conn, kind, key, register)
+            rating = ratings.read(conn, kind, {key})[key]
+            found_all = read(conn, kind, key, spans)
+            hours = kept(conn, kind, key)[kind.hourly.name]
+            conn.rollback()
+        points = points_of(register, rating)
+        shown = [point.sample for point in points if not point.dropped]
+        assert {row["hour"] for row in hours} == {hour_of(sample) for sample in shown}
+        assert not any(row["rough"] for row in hours)
+        for span, found in zip(spans, found_all, strict=True):
+            assert without_spacing(piece_of(points, *span)) == piece(span, found)
+            inside = [s for s in shown if span[0] <= s.at_us <= span[1]]
             assert found.spacing_seconds == pytest.approx(usual_spacing(inside))
             temperatures = [s.kwh % 40 for s in inside]
             if kind is VEHICLE and inside:
@@ -154,7 +227,127 @@ def test_a_window_read_by_hours_is_the_piece_over_all_samples(kind: Kind) -> Non
     agree()
 
 
+@pytest.mark.usefixtures("daily")
+@pytest.mark.parametrize("page", [2, registers.PAGE])
+@pytest.mark.parametrize("kind", KINDS.values(), ids=str)
+def test_in_whatever_order_samples_come_the_same_rows_are_kept(
+    kind: Kind, page: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registers, "PAGE", page)  # few samples make many pages
+
+    @hypothesis_settings(max_examples=100)
+    @given(registers_of(), settings_of, st.data())
+    def same(register: list[Sample], set_to: dict[str, float | None], data: st.DataObject) -> None:
+        with transaction() as conn:
+            once = make_device(conn, kind, set_to)
+            arrive(conn, kind, once, register)
+            refresh(conn, kind, once, register)
+
+            again = data.draw(st.lists(st.sampled_from(register), max_size=8), label="repeated")
+            coming = data.draw(st.permutations(register + again), label="order")
+            key = make_device(conn, kind, set_to)
+            marks: list[Sample] = []
+            while coming:
+                size = data.draw(st.integers(1, len(coming)), label="batch")
+                batch, coming = coming[:size], coming[size:]
+                arrive(conn, kind, key, batch)
+                marks += batch
+                # A tick takes the oldest marks, perhaps not all of them.
+                bite = data.draw(st.integers(0, len(marks)), label="bite")
+                refresh(conn, kind, key, marks[:bite])
+                marks = marks[bite:]
+            refresh(conn, kind, key, marks)
+            expected, found = kept(conn, kind, once), kept(conn, kind, key)
+            conn.rollback()
+        assert found == expected
+
+    same()
+
+
+def of_minutes(*shown: tuple[float, float]) -> list[Sample]:
+    return [Sample(to_us(at(minutes=minute)), kwh) for minute, kwh in shown]
+
+
+@pytest.mark.usefixtures("daily")
+@pytest.mark.parametrize(
+    ("early", "late", "events"),
+    [
+        # What had restarted for good turns out to have been a glitch, an hour before the news.
+        (
+            of_minutes((10, 90.0), (50, 1.0), (130, 1.5)),
+            of_minutes((65, 90.2)),
+            [(50, "GLITCH"), (130, "RESET")],
+        ),
+        # The only sample of an hour is dropped with the first of the next.
+        (of_minutes((10, 90.0), (70, 1.0)), of_minutes((130, 90.5)), [(70, "GLITCH")]),
+        # ... and counts again, when another comes in between.
+        (
+            of_minutes((10, 90.0), (70, 1.0), (130, 90.5)),
+            of_minutes((75, 1.1)),
+            [(70, "RESET")],
+        ),
+        # A dip that is recovered hours later.
+        (
+            of_minutes((10, 90.0), (70, 89.5), (130, 89.6), (190, 90.4)),
+            of_minutes((65, 90.1)),
+            [(70, "DIP"), (130, None), (190, None)],
+        ),
+    ],
+)
+def test_news_reaches_the_hours_beside_it(
+    early: list[Sample], late: list[Sample], events: list[tuple[float, str | None]]
+) -> None:
+    with transaction() as conn:
+        at_once, key = make_device(conn, VEHICLE, {}), make_device(conn, VEHICLE, {})
+        for device, batches in ((at_once, [sorted(early + late)]), (key, [early, late])):
+            for batch in batches:
+                arrive(conn, VEHICLE, device, batch)
+                refresh(conn, VEHICLE, device, batch)
+        expected, found = kept(conn, VEHICLE, at_once), kept(conn, VEHICLE, key)
+        conn.rollback()
+    assert found == expected
+    kept_events = [(row["at"], row["event"]) for row in found[VEHICLE.events.name]]
+    assert kept_events == [(at(minutes=minute), event) for minute, event in events]
+
+
+@pytest.mark.usefixtures("daily")
+@pytest.mark.parametrize("kind", KINDS.values(), ids=str)
+def test_a_changed_rating_judges_as_if_it_had_always_been_so(kind: Kind) -> None:
+    @hypothesis_settings(max_examples=60)
+    @given(registers_of(), settings_of, settings_of)
+    def same(
+        register: list[Sample], before: dict[str, float | None], after: dict[str, float | None]
+    ) -> None:
+        with transaction() as conn:
+            once, key = make_device(conn, kind, after), make_device(conn, kind, before)
+            for device in (once, key):
+                arrive(conn, kind, device, register)
+                refresh(conn, kind, device, register)
+            ratings.change(conn, kind, key, after)
+            _, hours = rollups.take_dirty(conn, kind, 1000)
+            registers.refresh(conn, kind, sorted(hour for hour in hours if hour[0] == key))
+            expected, found = kept(conn, kind, once), kept(conn, kind, key)
+            conn.rollback()
+        assert found == expected
+
+    same()
+
+
+def make_meters(keys: Iterable[int]) -> None:
+    """Meters of these keys."""
+    fleet = make_fleet("Northern depot")
+    for key in keys:
+        execute(
+            "INSERT INTO meters (key, fleet_id, device_id) OVERRIDING SYSTEM VALUE"
+            " VALUES (:key, :fleet, :name)",
+            key=key,
+            fleet=fleet,
+            name=f"meter-{key}",
+        )
+
+
 def test_windows_of_many_devices_come_back_in_their_order(servers: dict[str, str]) -> None:
+    make_meters([1, 2, 3, 9])
     with transaction() as conn:
         for key in (1, 2, 3):
             shown = [Row(key, to_us(at(h)), 0, (key * 100.0 + h, 230.0)) for h in (0, 1)]
@@ -200,6 +393,7 @@ _SCAN = re.compile(
 @pytest.fixture
 def loaded(daily: None) -> None:
     """Two and a half days of forty meters, every 30 s: 288,000 readings."""
+    make_meters(range(1, DEVICES + 1))
     execute(_LOAD, devices=DEVICES, apart=SECONDS_APART)
     with transaction() as conn:
         hours = [(key, at(hour)) for key in range(1, DEVICES + 1) for hour in range(-24, 36)]

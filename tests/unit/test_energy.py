@@ -10,13 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers import energy
-from workers.energy import Piece, Sample, Span, judge, piece_of, step, support
+from models.ratings import Rating
+from workers import energy, register
+from workers.energy import Piece, Sample, Span, judge, support
 
 SECOND, HOUR = 1_000_000, 3_600_000_000
 DAY = Span(0, 24 * HOUR)
 #: Wider than any gap: every edge is bridged.
 ANY_GAP = 1e18
+#: Of a device that nobody has described.
+RATING = Rating()
 
 
 def samples(*points: tuple[float, float]) -> list[Sample]:
@@ -24,42 +27,17 @@ def samples(*points: tuple[float, float]) -> list[Sample]:
     return [Sample(round(hours * HOUR), kwh) for hours, kwh in points]
 
 
-def hourly(*values: float) -> list[Sample]:
-    return samples(*enumerate(values))
+def piece_of(shown: list[Sample], from_us: int, to_us: int, rating: Rating = RATING) -> Piece:
+    """The piece of a register, each of its samples judged before."""
+    points = [point for _, point in register.walk(None, shown, rating)]
+    return register.piece_of(points, from_us, to_us)
 
 
 def day_of(*points: tuple[float, float]) -> Piece:
     return piece_of(samples(*points), *DAY)
 
 
-# --- steps and resets -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("register", "kwh", "resets"),
-    [
-        ((5000, 5010, 2), 10 + 2, 1),
-        ((990, 995, 0, 4, 12), 5 + 0 + 4 + 8, 1),  # S03
-        ((500, 506, 2.5, 8.5), 6 + 2.5 + 6, 1),  # S04
-        ((40, 47, 3, 9, 0, 5), 7 + 3 + 6 + 0 + 5, 2),  # S05
-        ((0.40, 0.4929, 0.05, 0.12), 0.0929 + 0.05 + 0.07, 1),  # S09
-        ((7, 7, 7), 0, 0),
-        ((0, 0), 0, 0),
-    ],
-)
-def test_a_register_that_fell_has_restarted_at_zero(
-    register: tuple[float, ...], kwh: float, resets: int
-) -> None:
-    piece = piece_of(hourly(*register), *DAY)
-    assert piece.energy_kwh == pytest.approx(kwh, abs=1e-9)
-    assert piece.resets == resets
-
-
-def test_a_step_is_the_rise_or_what_stands_after_the_fall() -> None:
-    assert step(100, 130) == 30
-    assert step(100, 100) == 0
-    assert step(100, 99) == 99
-    assert step(100, 0) == 0
+# --- pieces --------------------------------------------------------------------------------------
 
 
 def test_a_piece_knows_the_nearest_samples_on_both_sides() -> None:
@@ -245,62 +223,46 @@ windows = st.tuples(st.integers(-40_000, 300_000), st.integers(1, 200_000)).map(
 )
 
 
-@given(registers, windows, st.randoms())
-def test_order_and_repetition_of_samples_change_nothing(register, window, random) -> None:
-    again = register + random.choices(register, k=len(register))
-    random.shuffle(again)
-    once, more = piece_of(register, *window), piece_of(sorted(again), *window)
-    assert (more.before, more.first, more.last, more.after) == (
-        once.before,
-        once.first,
-        once.last,
-        once.after,
-    )
-    assert more.energy_kwh == pytest.approx(once.energy_kwh)
-    assert more.resets == once.resets
-
-
 @given(registers, windows)
-def test_energy_is_never_negative_and_never_more_than_all_steps(register, window) -> None:
-    piece = piece_of(register, *window)
+def test_energy_is_never_negative_and_never_more_than_all_steps(shown, window) -> None:
+    piece = piece_of(shown, *window)
     span = support(piece, ANY_GAP)
     if span is not None:
-        whole = piece_of(register, register[0].at_us, register[-1].at_us).energy_kwh
+        whole = piece_of(shown, shown[0].at_us, shown[-1].at_us).energy_kwh
         assert -1e-9 <= energy.energy(piece, span) <= whole + 1e-9
 
 
 @given(registers, windows, st.data())
-def test_energy_adds_up_over_neighbouring_windows(register, window, data) -> None:
-    seam = data.draw(st.sampled_from(register)).at_us
+def test_energy_adds_up_over_neighbouring_windows(shown, window, data) -> None:
+    seam = data.draw(st.sampled_from(shown)).at_us
     a, c = min(seam, window.from_us), max(seam, window.to_us)
-    parts = [
-        energy.energy(piece_of(register, *span), span) for span in (Span(a, seam), Span(seam, c))
-    ]
-    whole = energy.energy(piece_of(register, a, c), Span(a, c))
+    parts = [energy.energy(piece_of(shown, *span), span) for span in (Span(a, seam), Span(seam, c))]
+    whole = energy.energy(piece_of(shown, a, c), Span(a, c))
     assert whole == pytest.approx(sum(parts), abs=1e-6)
 
 
 @given(registers, windows, st.sampled_from([0.25, 0.5, 2.0, 1024.0]))
-def test_energy_scales_with_the_register(register, window, factor) -> None:
-    scaled = [Sample(at, kwh * factor) for at, kwh in register]
-    once = energy.energy(piece_of(register, *window), window)
-    assert energy.energy(piece_of(scaled, *window), window) == pytest.approx(once * factor)
+def test_energy_scales_with_the_register(shown, window, factor) -> None:
+    scaled = [Sample(at, kwh * factor) for at, kwh in shown]
+    rating = Rating(400 * factor, 0.01 * factor, 1.0 * factor)
+    once = energy.energy(piece_of(shown, *window), window)
+    assert energy.energy(piece_of(scaled, *window, rating), window) == pytest.approx(once * factor)
 
 
 @given(registers, windows, st.integers(0, 10**15))
-def test_energy_does_not_depend_on_the_date(register, window, shift) -> None:
-    later = [Sample(at + shift, kwh) for at, kwh in register]
+def test_energy_does_not_depend_on_the_date(shown, window, shift) -> None:
+    later = [Sample(at + shift, kwh) for at, kwh in shown]
     span = Span(window.from_us + shift, window.to_us + shift)
-    once, then = piece_of(register, *window), piece_of(later, *span)
+    once, then = piece_of(shown, *window), piece_of(later, *span)
     assert energy.energy(then, span) == energy.energy(once, window)
     assert then.spacing_us == once.spacing_us
 
 
 @given(registers, windows, st.integers(0, 10**11), st.integers(0, 10**11))
 def test_support_lies_in_the_window_and_grows_with_the_bridged_gap(
-    register, window, one_gap, other_gap
+    shown, window, one_gap, other_gap
 ) -> None:
-    piece = piece_of(register, *window)
+    piece = piece_of(shown, *window)
     narrow, wide = (support(piece, gap) for gap in sorted((one_gap, other_gap)))
     if narrow is not None:
         assert wide is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -124,11 +125,15 @@ def replay(api: FakeApi, folder: Path, *more: str) -> Result:
 
 def test_a_replayed_day_is_shown_beside_the_files(tmp_path: Path) -> None:
     accepted = Reply(202, {"accepted": 2, "rejected": []})
-    with FakeApi(accepted, Reply(200, {"energyKwh": 4.362, "samples": 2, "resets": 0})) as api:
+    with FakeApi(
+        accepted, Reply(200, {"energyKwh": 4.362, "samples": 2, "events": {"DIP": 2, "RESET": 1}})
+    ) as api:
         result = replay(api, tmp_path, "--day", "2026-01-10")
     assert result.exit_code == 0, result.output
     assert "3 rows: 2 readings, 1 without a value" in result.output
     assert result.output.count("4.362") == 2
+    assert re.search(r"API: samples\W+2\b", result.output)
+    assert re.search(r"API: events\W+3\b", result.output)
 
 
 def test_a_day_on_which_api_and_file_differ_is_a_failure(tmp_path: Path) -> None:

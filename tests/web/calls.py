@@ -70,6 +70,15 @@ class Api:
     def send_gzip(self, kind: Kind | str, body: bytes, **more: Any) -> TestResponse:
         return self.send(kind, gzip.compress(body), Content_Encoding="gzip", **more)
 
+    def patch(self, path: str, body: Any) -> TestResponse:
+        return self.client.patch(path, json=body, headers=self.headers)
+
+    def post(self, path: str, body: Any) -> TestResponse:
+        return self.client.post(path, data=encoded(body), content_type=JSON, headers=self.headers)
+
+    def delete(self, path: str) -> TestResponse:
+        return self.client.delete(path, headers=self.headers)
+
     def get(self, path: str, headers: dict[str, str] | None = None, **query: Any) -> TestResponse:
         """GET with a query; `from_at` and `to_at` stand for from and to."""
         asked = {name.removesuffix("_at"): value for name, value in query.items()}

@@ -68,3 +68,15 @@ def api(client: FlaskClient, headers: dict[str, str]) -> Api:
 def other_api(client: FlaskClient, key: MakeKey) -> Api:
     """The API as another fleet uses it."""
     return Api(client, bearer(key("ingest", "read", fleet="Southern depot")))
+
+
+@pytest.fixture
+def admin(client: FlaskClient, key: MakeKey) -> Api:
+    """The API as the first fleet's administrator uses it, who sends and reads as well."""
+    return Api(client, bearer(key("ingest", "read", "admin")))
+
+
+@pytest.fixture
+def other_admin(client: FlaskClient, key: MakeKey) -> Api:
+    """The same of another fleet."""
+    return Api(client, bearer(key("ingest", "read", "admin", fleet="Southern depot")))

@@ -15,7 +15,16 @@ from werkzeug.test import TestResponse
 from models.kinds import METER, VEHICLE
 from tests.factories import at, flush_all, meter_reading, register, roll_up, vehicle_reading
 from tests.web.calls import JSON, NDJSON, Api
-from web.answers import DEVICE, STORED, EnergySchema, PerformanceSchema, page_of
+from web.answers import (
+    DEVICE,
+    STORED,
+    AssignmentSchema,
+    DailySchema,
+    EnergySchema,
+    PerformanceSchema,
+    RatingSchema,
+    page_of,
+)
 from web.openapi import IngestedSchema, ProblemSchema
 from web.refusals import REQUEST_REFUSALS
 
@@ -32,6 +41,11 @@ def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, A
         for method, operation in item.items():
             if method != "parameters":
                 yield path, method, operation
+
+
+def documented(rule: str) -> str:
+    """A rule of Flask's as OpenAPI spells it."""
+    return re.sub(r"<(?:[^:<>]+:)?(\w+)>", r"{\1}", rule)
 
 
 def references(node: Any) -> Iterator[str]:
@@ -68,7 +82,7 @@ def test_it_is_openapi_3_1_and_complete(document: dict[str, Any]) -> None:
 
 def test_every_route_of_the_api_is_in_it(app: Flask, document: dict[str, Any]) -> None:
     routes = {
-        (re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule), method.lower())
+        (documented(rule.rule), method.lower())
         for rule in app.url_map.iter_rules()
         if rule.rule.startswith(("/ingestion/", "/v1/"))
         for method in rule.methods - {"HEAD", "OPTIONS"}
@@ -117,7 +131,7 @@ def test_every_refusal_is_a_problem(document: dict[str, Any]) -> None:
         responses = operation["responses"]
         assert "default" in responses, (path, method)
         for status, response in responses.items():
-            if status in {"200", "202"}:
+            if status in {"200", "201", "202", "204"}:
                 continue
             (content,) = resolve(document, response)["content"].items()
             assert content[0] == "application/problem+json", (path, status)
@@ -129,29 +143,54 @@ def test_every_refusal_is_a_problem(document: dict[str, Any]) -> None:
 
 WINDOW = {"from_at": at(0).isoformat(), "to_at": at(24).isoformat()}
 PERFORMANCE, METERS, VEHICLES = "/v1/analytics/performance", "/v1/meters", "/v1/vehicles"
-#: Route -> (the schema it documents, a call that shows something).
+ASSIGNMENTS = "/v1/meter-assignments"
+#: Method and route -> (the schema it documents, a call that shows something).
 ANSWERS: dict[str, tuple[type[Schema], Callable[[Api], TestResponse]]] = {
-    "/ingestion/meter": (IngestedSchema, lambda api: api.send(METER, [meter_reading(), {}])),
-    "/ingestion/vehicle": (IngestedSchema, lambda api: api.send(VEHICLE, vehicle_reading())),
-    PERFORMANCE: (page_of("Page", PerformanceSchema), lambda api: api.get(PERFORMANCE, limit=1)),
-    f"{PERFORMANCE}/<vehicle_id>": (
+    "POST /ingestion/meter": (IngestedSchema, lambda api: api.send(METER, [meter_reading(), {}])),
+    "POST /ingestion/vehicle": (IngestedSchema, lambda api: api.send(VEHICLE, vehicle_reading())),
+    f"GET {PERFORMANCE}": (
+        page_of("Page", PerformanceSchema),
+        lambda api: api.get(PERFORMANCE, limit=1),
+    ),
+    f"GET {PERFORMANCE}/<vehicle_id>": (
         PerformanceSchema,
         lambda api: api.get(f"{PERFORMANCE}/vehicle-001"),
+    ),
+    f"GET {PERFORMANCE}/<vehicle_id>/daily": (
+        DailySchema,
+        lambda api: api.get(f"{PERFORMANCE}/vehicle-001/daily", days=2),
+    ),
+    f"POST {ASSIGNMENTS}": (
+        AssignmentSchema,
+        lambda api: api.post(
+            ASSIGNMENTS, {"vehicleId": "vehicle-x", "meterId": "meter-001", "from": at(0)}
+        ),
+    ),
+    f"GET {ASSIGNMENTS}": (
+        page_of("Page", AssignmentSchema),
+        lambda api: api.get(ASSIGNMENTS, limit=1),
     ),
 }
 for _kind, _path in ((METER, METERS), (VEHICLE, VEHICLES)):
     _device = f"{_path}/{_kind}-001"
     ANSWERS |= {
-        _path: (page_of("Page", DEVICE[_kind]), lambda api, path=_path: api.get(path, limit=1)),
-        f"{_path}/<device_id>/status": (
+        f"GET {_path}": (
+            page_of("Page", DEVICE[_kind]),
+            lambda api, path=_path: api.get(path, limit=1),
+        ),
+        f"PATCH {_path}/<device_id>": (
+            RatingSchema,
+            lambda api, path=_device: api.patch(path, {"maxPowerKw": 22}),
+        ),
+        f"GET {_path}/<device_id>/status": (
             STORED[_kind],
             lambda api, path=_device: api.get(f"{path}/status"),
         ),
-        f"{_path}/<device_id>/telemetry": (
+        f"GET {_path}/<device_id>/telemetry": (
             page_of("Page", STORED[_kind]),
             lambda api, path=_device: api.get(f"{path}/telemetry", **WINDOW, limit=1),
         ),
-        f"{_path}/<device_id>/energy": (
+        f"GET {_path}/<device_id>/energy": (
             EnergySchema,
             lambda api, path=_device: api.get(f"{path}/energy", **WINDOW),
         ),
@@ -159,27 +198,33 @@ for _kind, _path in ((METER, METERS), (VEHICLE, VEHICLES)):
 
 
 @pytest.fixture
-def two_vehicles(api: Api) -> Api:
+def two_vehicles(admin: Api) -> Api:
     """Two vehicles with a day of readings, and two meters of which one serves the first."""
     for number in ("001", "x"):
         for kind in (METER, VEHICLE):
             samples = [(at(hour), 100 + hour) for hour in range(25)]
             device = {kind.id_field: f"{kind}-{number}"}
-            api.send(kind, register(kind, samples, **device))
+            admin.send(kind, register(kind, samples, **device))
     flush_all()
     roll_up()
-    return api
+    return admin
 
 
 def test_every_route_has_an_answer_to_be_looked_at(app: Flask) -> None:
-    rules = {rule.rule for rule in app.url_map.iter_rules()}
-    assert {rule for rule in rules if rule.startswith(("/ingestion/", "/v1/"))} == {*ANSWERS}
+    routes = {
+        f"{method} {rule.rule}"
+        for rule in app.url_map.iter_rules()
+        if rule.rule.startswith(("/ingestion/", "/v1/"))
+        for method in rule.methods - {"HEAD", "OPTIONS"}
+    }
+    answerless = {route for route in routes if route.startswith("DELETE ")}
+    assert routes - answerless == {*ANSWERS}
 
 
 def test_every_answer_fits_its_schema(two_vehicles: Api) -> None:
     for route, (schema, call) in ANSWERS.items():
         response = call(two_vehicles)
-        assert response.status_code in {200, 202}, route
+        assert response.status_code in {200, 201, 202}, route
         assert response.content_type == JSON
         loaded = schema().load(response.json, unknown=RAISE)
         assert loaded.get("items", [1]), route
@@ -196,15 +241,12 @@ def test_every_answer_has_the_fields_that_the_document_requires(
     two_vehicles: Api, document: dict[str, Any]
 ) -> None:
     for route, (_, call) in ANSWERS.items():
-        (operation,) = [
-            item.get("get") or item["post"]
-            for path, item in document["paths"].items()
-            if path == re.sub(r"<(\w+)>", r"{\1}", route)
-        ]
-        status = "202" if route.startswith("/ingestion/") else "200"
-        content = operation["responses"][status]["content"][JSON]
+        method, rule = route.split(" ")
+        operation = document["paths"][documented(rule)][method.lower()]
+        response = call(two_vehicles)
+        content = operation["responses"][str(response.status_code)]["content"][JSON]
         schema = resolve(document, content["schema"])
-        assert call(two_vehicles).json.keys() == {*schema["required"]} == {*schema["properties"]}
+        assert response.json.keys() == {*schema["required"]} == {*schema["properties"]}
 
 
 def test_every_refusal_fits_its_schema(api: Api) -> None:
@@ -283,4 +325,4 @@ def test_every_kind_of_answer_has_the_security_headers(app: Flask, two_vehicles:
 def test_data_is_not_kept_by_caches_on_the_way(two_vehicles: Api) -> None:
     for route, (_, call) in ANSWERS.items():
         kept = call(two_vehicles).headers["Cache-Control"]
-        assert kept == ("private, max-age=5" if "<vehicle_id>" in route else "no-store")
+        assert kept == ("private, max-age=5" if route.endswith("<vehicle_id>") else "no-store")

@@ -248,7 +248,7 @@ def test_energy_is_read_off_the_register(minutes: Api) -> None:
         "effectiveTo": "2026-01-10T10:07:00Z",
         "energyKwh": 4.5,
         "samples": 5,
-        "resets": 0,
+        "events": {},
     }
 
 

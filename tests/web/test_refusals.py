@@ -13,9 +13,9 @@ from werkzeug.exceptions import BadRequest
 from werkzeug.test import TestResponse
 
 import settings
-from models.kinds import METER
+from models.kinds import METER, VEHICLE
 from stack.ports import free_port
-from tests.factories import meter_reading
+from tests.factories import at, flush_all, meter_reading, vehicle_reading
 from tests.web.calls import Api, bearer, counted, encoded, refused, waiting
 from tests.web.conftest import MakeKey
 from web.refusals import READING_REFUSALS, REQUEST_REFUSALS
@@ -50,6 +50,15 @@ def raising(api: Api, error: Exception) -> TestResponse:
     return api.get("/raises")
 
 
+def assigned_twice(api: Api) -> TestResponse:
+    api.send(METER, meter_reading())
+    api.send(VEHICLE, vehicle_reading())
+    flush_all()
+    pair = {"vehicleId": "vehicle-001", "meterId": "meter-001", "from": at(0)}
+    assert api.post("/v1/meter-assignments", pair).status_code == 201
+    return api.post("/v1/meter-assignments", pair | {"from": at(5)})
+
+
 #: Code -> what a caller does to be refused with it.
 SIMPLE: dict[str, Callable[[Api], TestResponse]] = {
     "MALFORMED_JSON": lambda api: api.send(METER, b"{"),
@@ -66,6 +75,9 @@ SIMPLE: dict[str, Callable[[Api], TestResponse]] = {
     "EMPTY_BATCH": lambda api: api.send(METER, b"[]"),
     "NO_VALID_READING": lambda api: api.send(METER, b"{}"),
     "BAD_QUERY": lambda api: api.get("/v1/meters", limit=0),
+    "BAD_FIELD": lambda api: api.patch("/v1/meters/meter-404", {"maxPowerKw": "much"}),
+    "UNKNOWN_ASSIGNMENT": lambda api: api.delete("/v1/meter-assignments/1"),
+    "ASSIGNMENT_OVERLAPS": assigned_twice,
     "BAD_REQUEST": lambda api: raising(api, BadRequest()),
     "INTERNAL_ERROR": lambda api: raising(api, ZeroDivisionError()),
 }
@@ -89,9 +101,9 @@ UNDER_SETTINGS: dict[str, tuple[dict[str, str], Callable[[Api], TestResponse]]] 
 
 
 @pytest.mark.parametrize("code", SIMPLE)
-def test_a_refusal_has_its_code_and_is_counted(api: Api, code: str) -> None:
+def test_a_refusal_has_its_code_and_is_counted(admin: Api, code: str) -> None:
     before = counted("energy_requests_refused_total", code=code)
-    refused(SIMPLE[code](api), code)
+    refused(SIMPLE[code](admin), code)
     assert counted("energy_requests_refused_total", code=code) == before + 1
     assert waiting() == 0
 

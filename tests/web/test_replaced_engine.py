@@ -98,7 +98,7 @@ def test_a_counter_that_restarts_costs_no_energy(api: Api) -> None:
     assert answer["totalEnergyConsumedAc"] == 12
     assert answer["totalEnergyDeliveredDc"] == 10
     assert answer["efficiencyRatio"] == 0.8333
-    assert answer["resets"] == {"ac": 1, "dc": 0}
+    assert answer["events"] == {"ac": {"RESET": 1}, "dc": {}}
 
 
 def test_an_instant_has_its_offset(api: Api) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from flask import Flask
+from werkzeug.test import TestResponse
 
 from models.kinds import METER, VEHICLE
 from tests.factories import (
@@ -22,16 +23,27 @@ from tests.web.calls import Api, accepted, refused
 DAY = {"from_at": at(0).isoformat(), "to_at": at(24).isoformat()}
 
 
-def device_paths(app: Flask) -> list[str]:
-    """Every address of the API that is about one device, for a device of each kind."""
+@pytest.fixture
+def api(admin: Api) -> Api:
+    """Whatever a fleet may do, it may do to its own devices only."""
+    return admin
+
+
+def device_paths(app: Flask) -> list[tuple[str, str]]:
+    """Every address of the API that is about one device, and its method, for each kind."""
     rules = [rule for rule in app.url_map.iter_rules() if rule.rule.startswith("/v1/")]
-    of_one = [rule for rule in rules if rule.arguments]
-    assert len(of_one) >= 7
+    of_one = [rule for rule in rules if rule.arguments & {"device_id", "vehicle_id"}]
+    assert len(of_one) >= 10
     built = []
     for rule in of_one:
         kind = "meter" if "/meters/" in rule.rule else "vehicle"
-        built.append(rule.build(dict.fromkeys(rule.arguments, f"{kind}-001"))[1])
+        (method,) = rule.methods - {"HEAD", "OPTIONS"}
+        built.append((method, rule.build(dict.fromkeys(rule.arguments, f"{kind}-001"))[1]))
     return built
+
+
+def call(api: Api, method: str, path: str) -> TestResponse:
+    return api.client.open(path, method=method, headers=api.headers, json={})
 
 
 def lists(app: Flask) -> list[str]:
@@ -41,30 +53,32 @@ def lists(app: Flask) -> list[str]:
 
 
 @pytest.fixture
-def theirs(other_api: Api) -> Api:
+def theirs(other_admin: Api) -> Api:
     """The other fleet, with a day's readings of one meter and one vehicle, rolled up."""
     meter = register(METER, [(at(h), 100 + h) for h in range(25)])
     vehicle = register(VEHICLE, [(at(h), 50 + 0.9 * h) for h in range(25)])
-    accepted(other_api.send(METER, meter), 25)
-    accepted(other_api.send(VEHICLE, vehicle), 25)
+    accepted(other_admin.send(METER, meter), 25)
+    accepted(other_admin.send(VEHICLE, vehicle), 25)
     flush_all()
+    pair = {"vehicleId": "vehicle-001", "meterId": "meter-001", "from": at(-500)}
+    assert other_admin.post("/v1/meter-assignments", pair).status_code == 201
     roll_up(NEXT_MIDNIGHT)
-    return other_api
+    return other_admin
 
 
 def test_another_fleets_device_is_unknown_at_every_address(
     app: Flask, api: Api, theirs: Api
 ) -> None:
-    for path in device_paths(app):
-        assert theirs.get(path).status_code == 200, path
-        refused(api.get(path), "UNKNOWN_DEVICE")
+    for method, path in device_paths(app):
+        assert call(theirs, method, path).status_code == 200, path
+        refused(call(api, method, path), "UNKNOWN_DEVICE")
 
 
 def test_an_unknown_and_a_foreign_device_cannot_be_told_apart(
     app: Flask, api: Api, theirs: Api
 ) -> None:
-    for path in device_paths(app):
-        foreign, unknown = api.get(path), api.get(path.replace("-001", "-404"))
+    for method, path in device_paths(app):
+        foreign, unknown = (call(api, method, p) for p in (path, path.replace("-001", "-404")))
         assert foreign.text == unknown.text.replace("-404", "-001")
 
 
@@ -72,6 +86,25 @@ def test_another_fleets_devices_are_in_no_list(app: Flask, api: Api, theirs: Api
     for path in lists(app):
         assert len(theirs.get(path).json["items"]) == 1, path
         assert api.get(path).json == {"items": [], "next": None}
+
+
+def test_another_fleets_assignment_cannot_be_taken_back(api: Api, theirs: Api) -> None:
+    (made,) = theirs.get("/v1/meter-assignments").json["items"]
+    path = f"/v1/meter-assignments/{made['id']}"
+    assert refused(api.delete(path), "UNKNOWN_ASSIGNMENT") | {"instance": ""} == refused(
+        api.delete("/v1/meter-assignments/404"), "UNKNOWN_ASSIGNMENT"
+    ) | {"instance": ""}
+    assert theirs.get("/v1/meter-assignments").json["items"] == [made]
+
+
+def test_another_fleets_devices_cannot_be_assigned(api: Api, theirs: Api) -> None:
+    accepted(api.send(METER, meter_reading(meterId="mine")))
+    accepted(api.send(VEHICLE, vehicle_reading(vehicleId="mine")))
+    flush_all()
+    for vehicle, meter in (("mine", "meter-001"), ("vehicle-001", "mine")):
+        pair = {"vehicleId": vehicle, "meterId": meter, "from": at(0)}
+        refused(api.post("/v1/meter-assignments", pair), "UNKNOWN_DEVICE")
+    assert len(rows("SELECT * FROM meter_assignments")) == 1
 
 
 def test_a_cursor_of_another_fleet_shows_nothing_of_it(api: Api, theirs: Api) -> None:
