@@ -52,12 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print. 0, or 1 when something is broken."""
     chosen = _parse(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
+    load = machine.load_average()  # before anything of ours runs
     try:
         with staged(chosen.folder) as stage:
-            print(machine.describe(stage.stack.home.path, stage.database_url))
-            load = machine.load_average()
+            described = machine.describe(stage.stack.home.path, stage.database_url)
             rounds, checked = _measure(stage, chosen)
-            print(f"Load of the machine in the minute before: {load}. {checked}.\n")
+            print(f"{described}\nLoad average before the start: {load}.")
+            print(f"Medians of {chosen.rounds} alternating rounds. {checked}.\n")
             print(report.render(rounds, stage.usage.memory))
     except (Broken, StackError) as error:
         print(f"BROKEN: {error}")
@@ -105,9 +106,10 @@ def _measure(stage: Stage, chosen: argparse.Namespace) -> tuple[Rounds, str]:
             say(f"round {number + 1} of {chosen.rounds}: {NAMES[name]}")
             rounds.add(step(sizes.seconds[name]))
     checked = stage.check_rows()
-    rounds.add(rollups.bytes_per_reading(stage))
     if "rollup" in chosen.only:
         _measure_rollup(stage, chosen, rounds)
+    else:
+        rounds.add(rollups.bytes_per_reading(stage))
     return rounds, checked
 
 
@@ -118,6 +120,7 @@ def _measure_rollup(stage: Stage, chosen: argparse.Namespace, rounds: Rounds) ->
     for number in range(chosen.rounds):
         say(f"round {number + 1} of {chosen.rounds}: {NAMES['rollup']}")
         rounds.add(day.tick())
+    stage.check_rows()
 
 
 def _steps(stage: Stage, rounds: Rounds) -> Mapping[str, Callable[[float], Figures]]:

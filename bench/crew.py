@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -90,6 +91,7 @@ _barriers: dict[int, Barrier] = {}
 
 def _remember(barriers: dict[int, Barrier]) -> None:
     _barriers.update(barriers)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the parent's to handle
 
 
 def _begin_together(parties: int) -> int:

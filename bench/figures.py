@@ -53,7 +53,7 @@ class Rounds:
 
 
 def number(value: float | None) -> str:
-    """About three digits, thousands parted: 12,345, 123, 12.3, 1.23, 0.0123."""
+    """Three digits, thousands parted: 12,300, 123, 12.3, 1.23, 0.0123; a dash for None."""
     if value is None:
         return "-"
     if abs(value) >= 1000:

@@ -33,7 +33,7 @@ def describe(folder: Path, database_url: str) -> str:
 
 
 def load_average() -> str:
-    """What else the machine had to do: the last minute's, for the reader to judge."""
+    """What else the machine has to do: the last minute's, for the reader to judge."""
     return f"{os.getloadavg()[0]:.1f}"
 
 

@@ -19,7 +19,7 @@ _STEP_US = timedelta(microseconds=1)
 #: A register's first value, and what it moves from step to step (7.2 kW for a minute), kWh.
 _START_KWH, _STEP_KWH = 1_000.0, 0.12
 #: Of what the meter counts, this share reaches the battery.
-_EFFICIENCY = 0.9
+EFFICIENCY = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def meter_values(device: int, step: int) -> tuple[float, float]:
 
 def vehicle_values(device: int, step: int) -> tuple[float, float, float]:
     """(state of charge in %, kWh, °C)"""
-    kwh = _START_KWH + _EFFICIENCY * (device + _STEP_KWH * step)
+    kwh = _START_KWH + EFFICIENCY * (device + _STEP_KWH * step)
     return 20.0 + step % 60, kwh, 25.0 + (device + step) % 150 / 10
 
 

@@ -14,10 +14,19 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 from psycopg import sql
 
+from bench import Broken
 from bench.copying import BLOCK_READINGS, Copies, connect
 from bench.figures import Figures
 from bench.progress import say
-from bench.readings import DEVICES, KINDS, Fleet, device_id, meter_values, vehicle_values
+from bench.readings import (
+    DEVICES,
+    EFFICIENCY,
+    KINDS,
+    Fleet,
+    device_id,
+    meter_values,
+    vehicle_values,
+)
 from bench.stage import Stage
 from models import Base, writes
 from models.codec import Row
@@ -58,11 +67,12 @@ class Day:
 
     def fill(self) -> Figures:
         """Make it, and let the first tick compute every hour of it."""
+        say("rollup: the application stops, the tables are emptied")
         _stop_application(self._stage)
         self._empty()
         self._register()
-        readings = len(KINDS) * DEVICES * self._minutes
-        say(f"rollup: {readings:,} readings into empty tables by COPY")
+        readings = self._stage.rows = len(KINDS) * DEVICES * self._minutes
+        say(f"rollup: {readings:,} readings by COPY")
         self._copy()
         say("rollup: the first tick, which computes every hour")
         began = time.monotonic()
@@ -77,6 +87,7 @@ class Day:
         self._tick_until_clean(self._minutes)
         ticked = time.monotonic()
         self._group(self._minutes)
+        self._check()
         return {"rollup.tick": ticked - began, "rollup.grouped": time.monotonic() - ticked}
 
     def _empty(self) -> None:
@@ -122,6 +133,7 @@ class Day:
                 keyed = enumerate(self._keys[kind.name])
                 rows = [Row(key, at, at, values(device, step)) for device, key in keyed]
                 writes.store(conn, kind, rows)
+        self._stage.rows += len(KINDS) * DEVICES
 
     def _tick_until_clean(self, step: int) -> int:
         """Tick as of the fleet's minute `step` until no hour is left; how many were computed."""
@@ -137,6 +149,15 @@ class Day:
             statement = sql.SQL("SELECT FROM {} LIMIT 1")
             tables = [sql.Identifier(kind.dirty.name) for kind in TABLES.values()]
             return any(conn.execute(statement.format(table)).fetchone() == () for table in tables)
+
+    def _check(self) -> None:
+        """Every vehicle must be judged, and as the readings were made. Raises Broken."""
+        with connect(self._stage.database_url) as conn:
+            judged = conn.execute(
+                "SELECT count(*), min(efficiency), max(efficiency) FROM vehicle_performance_24h"
+            ).fetchone()
+        if judged != (DEVICES, EFFICIENCY, EFFICIENCY):
+            raise Broken(f"{DEVICES} vehicles at {EFFICIENCY} are expected, but there are {judged}")
 
     def _group(self, step: int) -> None:
         window = [self._fleet.instant(step) - rollup.WINDOW, self._fleet.instant(step)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import tempfile
@@ -24,10 +25,12 @@ from stack.launcher import Stack
 from stack.ports import free_port
 from stack.programs import app_programs
 from stack.tether import tethered
-from workers import partitions, rollup
+from workers import logs, partitions, rollup
 
 #: Processes that generate load; the connections are dealt out among them.
 LOADERS = 2 if (os.cpu_count() or 1) <= 2 else 4
+#: Longest wait for a floor to listen.
+START_SECONDS = 60.0
 #: The measured readings begin this long ago. Those of the warm-up lie in the last day.
 HISTORY = timedelta(days=6)
 #: Warm-up: each device has a reading every so often, so that the analytics have a number to show.
@@ -42,23 +45,29 @@ def staged(folder: Path | None) -> Iterator[Stage]:
         stack = cleanup.enter_context(
             launcher.running(home, environment=_own_environment(), report=say)
         )
-        os.environ.update(stack.environment)
-        settings.load.cache_clear()
-        partitions.keep(datetime.now(UTC), 0)
+        say("the product is ready; now its floors and the load generator")
+        _become_part_of(stack)
+        bare = cleanup.enter_context(_served(stack, "bare"))
+        without_queue = cleanup.enter_context(_served(stack, "without_queue"))
         crew = cleanup.enter_context(hired(LOADERS))
+        for target in (bare, without_queue):
+            _wait_for(target, START_SECONDS)
         usage = Usage(lambda: _roots(stack, crew))
         cleanup.enter_context(usage.watching())
-        stage = Stage(
-            stack,
-            crew,
-            usage,
-            web=Target(int(stack.api_url.rpartition(":")[2]), stack.api_key),
-            bare=cleanup.enter_context(_served(stack, "bare")),
-            without_queue=cleanup.enter_context(_served(stack, "without_queue")),
-            fleet=Fleet(datetime.now(UTC).replace(second=0, microsecond=0) - HISTORY),
-        )
+        begin = datetime.now(UTC).replace(second=0, microsecond=0) - HISTORY
+        web = Target(int(stack.api_url.rpartition(":")[2]), stack.api_key)
+        stage = Stage(stack, crew, usage, web, bare, without_queue, Fleet(begin))
         _warm_up(stage)
         yield stage
+
+
+def _become_part_of(stack: Stack) -> None:
+    """Let this process use models and workers as the stack's own do; only trouble is logged."""
+    os.environ.update(stack.environment)
+    settings.load.cache_clear()
+    logs.configure()
+    logging.getLogger().setLevel(logging.WARNING)
+    partitions.keep(datetime.now(UTC), 0)
 
 
 @contextmanager
@@ -94,9 +103,7 @@ def _served(stack: Stack, application: str) -> Iterator[Target]:
         log=stack.home.logs / f"{application}.log",
         env={**stack.environment, "PROMETHEUS_MULTIPROC_DIR": str(metrics)},
     ):
-        target = Target(port, stack.api_key)
-        _wait_for(target, 60)
-        yield target
+        yield Target(port, stack.api_key)
 
 
 def _wait_for(target: Target, seconds: float) -> None:
