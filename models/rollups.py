@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 from psycopg import sql
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, func, select, text
 
 from models.derived import VehiclePerformance
 from models.engine import driver
@@ -35,17 +35,26 @@ def try_lock(conn: Connection) -> bool:
     return bool(conn.execute(_LOCK).scalar_one())
 
 
-def take_dirty(conn: Connection, kind: Kind, limit: int) -> tuple[int, set[tuple[int, datetime]]]:
-    """Remove up to `limit` marks: (how many, the distinct hours they name).
+def newest_mark(conn: Connection, kind: Kind) -> int:
+    """The mark up to which a tick works; what is marked later is the next one's."""
+    newest = select(func.coalesce(func.max(kind.dirty.c.id), 0))
+    return int(conn.execute(newest).scalar_one())
+
+
+def take_dirty(
+    conn: Connection, kind: Kind, limit: int, *, up_to: int
+) -> tuple[int, set[tuple[int, datetime]]]:
+    """Remove up to `limit` marks, none newer than `up_to`: (how many, the distinct hours named).
 
     What is recomputed from them must be read in a LATER statement of the same transaction: only
     its snapshot is sure to hold the readings that came with the marks.
     """
     statement = sql.SQL(
-        "DELETE FROM {dirty} WHERE id IN (SELECT id FROM {dirty} ORDER BY id LIMIT %s)"
+        "DELETE FROM {dirty} WHERE id IN"
+        " (SELECT id FROM {dirty} WHERE id <= %s ORDER BY id LIMIT %s)"
         " RETURNING device_key, hour"
     ).format(dirty=sql.Identifier(kind.dirty.name))
-    marks = driver(conn).execute(statement, (limit,)).fetchall()
+    marks = driver(conn).execute(statement, (up_to, limit)).fetchall()
     return len(marks), set(marks)
 
 

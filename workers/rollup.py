@@ -57,8 +57,8 @@ def tick(now: datetime) -> dict[str, int | str]:
     complete_through: datetime | None = _complete_through()
     vehicles, hours = 0, {kind.name: 0 for kind in KINDS.values()}
     try:
-        for kind in KINDS.values():
-            while bite := _refresh_some(kind):
+        for kind, newest in _newest_marks().items():
+            while bite := _refresh_some(kind, newest):
                 hours[kind.name] += bite
                 if time.monotonic() > deadline:
                     complete_through = None  # unless there happens to be nothing left
@@ -89,10 +89,19 @@ def _complete_through() -> datetime:
     return from_us(min([now_us, *waiting]))
 
 
-def _refresh_some(kind: Kind) -> int:
+def _newest_marks() -> dict[Kind, int]:
+    """Where this tick ends: readings that keep coming must not keep it from the summary.
+
+    Taken AFTER `_complete_through`, so all that it promises is marked by then.
+    """
+    with transaction() as conn:
+        return {kind: rollups.newest_mark(conn, kind) for kind in KINDS.values()}
+
+
+def _refresh_some(kind: Kind, newest: int) -> int:
     """Recompute one bite of dirty hours; how many marks were worked off."""
     with _alone() as conn:
-        marks, hours = rollups.take_dirty(conn, kind, DIRTY_BITE)
+        marks, hours = rollups.take_dirty(conn, kind, DIRTY_BITE, up_to=newest)
         registers.refresh(conn, kind, sorted(hours))
     return marks
 

@@ -718,3 +718,25 @@ def test_order_repetition_and_batching_change_nothing(servers: dict[str, str]) -
         assert rows("SELECT * FROM reading_conflicts") == []
 
     same()
+
+
+def test_readings_that_keep_coming_do_not_keep_a_tick_from_the_summary(
+    fleet: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each bite finds new marks, as under load: the tick leaves them to the next one."""
+    store(fleet, [(at(0), 100), (at(24), 130)], [(at(0), 98), (at(24), 125)])
+    bites = []
+    refresh = rollup._refresh_some
+
+    def and_more_comes(kind: Kind, newest: int) -> int:
+        bites.append(kind)
+        assert len(bites) < 20, "the tick does not end"
+        reading = {METER: meter_reading, VEHICLE: vehicle_reading}[kind]
+        post_to_stream(kind, fleet, [reading(timestamp=f"2026-01-10T12:{len(bites):02d}:00Z")])
+        flush_all()
+        return refresh(kind, newest)
+
+    monkeypatch.setattr(rollup, "_refresh_some", and_more_comes)
+    roll_up(at(24))
+    assert performance_of("vehicle-001")["data_complete_through"] is not None
+    assert rows("SELECT 1 FROM meter_hours_dirty")

@@ -324,7 +324,7 @@ def test_a_changed_rating_judges_as_if_it_had_always_been_so(kind: Kind) -> None
                 arrive(conn, kind, device, register)
                 refresh(conn, kind, device, register)
             ratings.change(conn, kind, key, after)
-            _, hours = rollups.take_dirty(conn, kind, 1000)
+            _, hours = rollups.take_dirty(conn, kind, 1000, up_to=rollups.newest_mark(conn, kind))
             registers.refresh(conn, kind, sorted(hour for hour in hours if hour[0] == key))
             expected, found = kept(conn, kind, once), kept(conn, kind, key)
             conn.rollback()
