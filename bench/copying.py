@@ -102,25 +102,25 @@ class Copies:
         found = []
         for number in numbers[-DEVICES:]:
             step, device = divmod(number, DEVICES)
-            told = (self.keys[kind][device], self.fleet.instant(step), *values(device, step))
-            found.append(told)
+            measured = values(device, self.fleet.minute(step))
+            found.append((self.keys[kind][device], self.fleet.instant(step), *measured))
         return [list(column) for column in zip(*sorted(found), strict=True)]
 
 
 def rows(kind: str, fleet: Fleet, keys: Sequence[int], numbers: range) -> bytes:
     """Readings in COPY's binary form."""
     parts = [_HEAD]
-    times: dict[int, int] = {}
+    times: dict[int, tuple[int, int]] = {}
     for number in numbers:
         step, device = divmod(number, DEVICES)
         if step not in times:
-            times[step] = fleet.micros(step) - _POSTGRES_EPOCH_US
-        at, key = times[step], keys[device]
+            times[step] = fleet.micros(step) - _POSTGRES_EPOCH_US, fleet.minute(step)
+        (at, minute), key = times[step], keys[device]
         if kind == "meter":
-            kwh, volt = meter_values(device, step)
+            kwh, volt = meter_values(device, minute)
             parts.append(_METER.pack(5, 4, key, 8, at, 8, at, 8, kwh, 8, volt))
         else:
-            soc, kwh, temp = vehicle_values(device, step)
+            soc, kwh, temp = vehicle_values(device, minute)
             parts.append(_VEHICLE.pack(6, 4, key, 4, soc, 8, at, 8, at, 8, kwh, 8, temp))
     return b"".join([*parts, _TAIL])
 

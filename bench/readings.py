@@ -16,18 +16,23 @@ KINDS = ("meter", "vehicle")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _STEP_US = timedelta(microseconds=1)
 
-#: A register's first value, and what it moves from step to step (7.2 kW for a minute), kWh.
-_START_KWH, _STEP_KWH = 1_000.0, 0.12
+#: A register's first value, and what it moves in a minute (7.2 kW), kWh.
+_START_KWH, _MINUTE_KWH = 1_000.0, 0.12
 #: Of what the meter counts, this share reaches the battery.
 EFFICIENCY = 0.9
 
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """Where the fleet's time begins (an aware instant), and how far its readings lie apart."""
+    """Where the fleet's time begins (an aware instant), and how far its readings lie apart.
+
+    `age` is how long the registers have been counting by then: two fleets of the same devices must
+    agree on it, or one would see the other's registers fall.
+    """
 
     begin: datetime
     spacing: timedelta = timedelta(minutes=1)
+    age: timedelta = timedelta(0)
 
     def instant(self, step: int) -> datetime:
         """When the readings of a step were taken."""
@@ -36,6 +41,10 @@ class Fleet:
     def micros(self, step: int) -> int:
         """The same in microseconds since 1970."""
         return (self.instant(step) - EPOCH) // _STEP_US
+
+    def minute(self, step: int) -> int:
+        """How long the registers have been counting at a step."""
+        return (self.age + step * self.spacing) // timedelta(minutes=1)
 
     def objects(self, kind: str, numbers: range) -> list[str]:
         """The readings with these numbers, each as the JSON object that a device would post."""
@@ -46,7 +55,7 @@ class Fleet:
             step, device = divmod(number, DEVICES)
             if step not in spelled:
                 spelled[step] = f"{self.instant(step):%Y-%m-%dT%H:%M:%SZ}"
-            found.append(write(device, step, spelled[step]))
+            found.append(write(device, self.minute(step), spelled[step]))
         return found
 
 
@@ -55,27 +64,27 @@ def device_id(kind: str, device: int) -> str:
     return f"{kind}-{device:04d}"
 
 
-def meter_values(device: int, step: int) -> tuple[float, float]:
+def meter_values(device: int, minute: int) -> tuple[float, float]:
     """(kWh, V)"""
-    return _START_KWH + device + _STEP_KWH * step, 225.0 + (device + step) % 100 / 10
+    return _START_KWH + device + _MINUTE_KWH * minute, 225.0 + (device + minute) % 100 / 10
 
 
-def vehicle_values(device: int, step: int) -> tuple[float, float, float]:
+def vehicle_values(device: int, minute: int) -> tuple[float, float, float]:
     """(state of charge in %, kWh, °C)"""
-    kwh = _START_KWH + EFFICIENCY * (device + _STEP_KWH * step)
-    return 20.0 + step % 60, kwh, 25.0 + (device + step) % 150 / 10
+    kwh = _START_KWH + EFFICIENCY * (device + _MINUTE_KWH * minute)
+    return 20.0 + minute % 60, kwh, 25.0 + (device + minute) % 150 / 10
 
 
-def _meter_json(device: int, step: int, at: str) -> str:
-    kwh, volt = meter_values(device, step)
+def _meter_json(device: int, minute: int, at: str) -> str:
+    kwh, volt = meter_values(device, minute)
     return (
         f'{{"meterId":"meter-{device:04d}","kwhConsumedAc":{kwh:.3f},'
         f'"voltage":{volt:.1f},"timestamp":"{at}"}}'
     )
 
 
-def _vehicle_json(device: int, step: int, at: str) -> str:
-    soc, kwh, temp = vehicle_values(device, step)
+def _vehicle_json(device: int, minute: int, at: str) -> str:
+    soc, kwh, temp = vehicle_values(device, minute)
     return (
         f'{{"vehicleId":"vehicle-{device:04d}","soc":{soc:.0f},"kwhDeliveredDc":{kwh:.3f},'
         f'"batteryTemp":{temp:.1f},"timestamp":"{at}"}}'

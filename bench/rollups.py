@@ -126,12 +126,12 @@ class Day:
             conn.execute("VACUUM ANALYZE")
 
     def _store(self, step: int) -> None:
-        at = self._fleet.micros(step)
+        at, minute = self._fleet.micros(step), self._fleet.minute(step)
         with transaction() as conn:
             for kind in TABLES.values():
                 values = meter_values if kind.name == "meter" else vehicle_values
                 keyed = enumerate(self._keys[kind.name])
-                rows = [Row(key, at, at, values(device, step)) for device, key in keyed]
+                rows = [Row(key, at, at, values(device, minute)) for device, key in keyed]
                 writes.store(conn, kind, rows)
         self._stage.rows += len(KINDS) * DEVICES
 

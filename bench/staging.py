@@ -122,7 +122,7 @@ def _warm_up(stage: Stage) -> None:
     """Let every device send a few readings, see them stored, have every vehicle summarised."""
     say(f"warming up: {DEVICES:,} meters and {DEVICES:,} vehicles register themselves")
     begin = datetime.now(UTC).replace(microsecond=0) - _RECENT_SPACING * _RECENT_STEPS
-    recent = Fleet(begin, _RECENT_SPACING)
+    recent = Fleet(begin, _RECENT_SPACING, begin - stage.fleet.begin)
     requests = len(KINDS) * DEVICES * _RECENT_STEPS // _BATCH
     stage.post(stage.web, requests, _BATCH, 0, recent)
     stage.rows += requests * _BATCH

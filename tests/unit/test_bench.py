@@ -199,6 +199,15 @@ def test_copied_rows_have_the_binary_form_of_postgresql() -> None:
     assert (fields, size, key) == (6, 4, 7)
 
 
+def test_registers_never_fall_from_one_fleet_to_the_next() -> None:
+    later = Fleet(FLEET.begin + timedelta(days=5), timedelta(hours=4), timedelta(days=5))
+    numbers = range(0, 2 * DEVICES, DEVICES)  # two steps of the first device
+
+    sent = [json.loads(one) for fleet in (FLEET, later) for one in fleet.objects("meter", numbers)]
+
+    assert [one["kwhConsumedAc"] for one in sent] == [1000.0, 1000.12, 1864.0, 1892.8]
+
+
 def test_a_fleet_may_report_at_any_interval() -> None:
     slow = Fleet(FLEET.begin, timedelta(hours=4))
 
