@@ -612,7 +612,9 @@ def test_a_reading_that_comes_between_taking_marks_and_recomputing_is_not_lost(
     late: list[Points] = [[(at(3, minutes=20), 104.0)], [(at(3, minutes=40), 104.5)]]
     store(fleet, STEADY_AC, STEADY_DC)
     monkeypatch.setattr(windows, "refresh_hours", flushed_meanwhile)
-    roll_up()
+    for _ in range(3):  # what comes during a tick is the next one's
+        roll_up()
+    assert not late
     assert marks() == 0
     (hour,) = rows(
         "SELECT samples, last_kwh FROM meter_energy_hourly WHERE hour = :hour", hour=at(3)
