@@ -80,7 +80,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help=f"one measurement instead of all; may be repeated: {', '.join(NAMES)}",
     )
     parser.add_argument(
-        "--folder", type=Path, help="where the data goes, about 4 GB; default: the system's /tmp"
+        "--folder", type=Path, help="where the data goes, about 4 GB; default: the system's place"
     )
     chosen = parser.parse_args(arguments)
     chosen.sizes = QUICK if chosen.quick else FULL

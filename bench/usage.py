@@ -83,8 +83,10 @@ class Usage:
         """Each program's processes, found in one pass over the process table."""
         owner = {pid: name for name, pids in self._roots().items() for pid in pids}
         found: dict[str, list[psutil.Process]] = {name: [] for name in self._roots()}
-        everyone = psutil.process_iter(["ppid", "cpu_times", "memory_info"])
-        for process in sorted(everyone, key=lambda p: float(p.create_time())):  # parents first
+        everyone = psutil.process_iter(["ppid", "create_time", "cpu_times", "memory_info"])
+        for process in sorted(
+            everyone, key=lambda p: float(p.info["create_time"])
+        ):  # parents first
             name = owner.get(process.pid) or owner.get(process.info["ppid"])
             if name is not None:
                 owner[process.pid] = name
