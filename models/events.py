@@ -1,6 +1,6 @@
 """Judged samples: the rare steps of a register that are not a plain rise.
 
-Written by workers/registers.py, read by models/windows.py, counted for the summary.
+Written by workers/hourly.py, read by models/windows.py, counted for the summary.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The rollup: what new and late readings touched is recomputed, then every vehicle's 24 h summary.
 
 1. Dirty hours are recomputed wholly from history, never incremented: running twice, late or after
-   a crash ends in the same rows. Steps that are no plain rise are judged (workers/registers.py).
+   a crash ends in the same rows. Steps that are no plain rise are judged (workers/hourly.py).
 2. Each vehicle's window [now - 24 h, now) is read from the hourly rows (models/windows.py), judged
    (workers/energy.py) and written as one row to `vehicle_performance_24h`.
 
@@ -23,7 +23,7 @@ from models import rollups
 from models.clock import from_us
 from models.engine import transaction
 from models.kinds import KINDS, Kind
-from workers import registers, stream
+from workers import hourly, stream
 from workers.celery import app
 from workers.metrics import ROLLUP_SECONDS
 from workers.performance import summarise
@@ -102,7 +102,7 @@ def _refresh_some(kind: Kind, newest: int) -> int:
     """Recompute one bite of dirty hours; how many marks were worked off."""
     with _alone() as conn:
         marks, hours = rollups.take_dirty(conn, kind, DIRTY_BITE, up_to=newest)
-        registers.refresh(conn, kind, sorted(hours))
+        hourly.refresh(conn, kind, sorted(hours))
     return marks
 
 

@@ -1,7 +1,7 @@
 """The heart: a window read through hourly rows says what all its samples say.
 
 `workers.register.piece_of` over every judged sample is the slow, obvious way; `models.windows`, on
-hours that `workers.registers` keeps, is the fast one. Registers, their troubles, gaps and windows
+hours that `workers.hourly` keeps, is the fast one. Registers, their troubles, gaps and windows
 are random, and so is the order in which samples come in; all ways must agree.
 """
 
@@ -27,7 +27,7 @@ from models.kinds import KINDS, METER, VEHICLE, Kind
 from models.ratings import Rating
 from models.windows import Register, Segment
 from tests.factories import MIDNIGHT, at, execute, make_fleet, rows
-from workers import registers
+from workers import hourly
 from workers.energy import Piece, Sample
 from workers.register import Point, piece_of, walk
 
@@ -120,7 +120,7 @@ def arrive(conn: Connection, kind: Kind, key: int, samples: list[Sample]) -> Non
 
 def refresh(conn: Connection, kind: Kind, key: int, samples: list[Sample]) -> None:
     """Work off the marks that these samples left."""
-    registers.refresh(conn, kind, sorted({(key, hour_of(sample)) for sample in samples}))
+    hourly.refresh(conn, kind, sorted({(key, hour_of(sample)) for sample in samples}))
 
 
 def make_device(conn: Connection, kind: Kind, set_to: Mapping[str, float | None]) -> int:
@@ -228,12 +228,12 @@ def test_a_window_read_by_hours_is_the_piece_over_all_samples(kind: Kind) -> Non
 
 
 @pytest.mark.usefixtures("daily")
-@pytest.mark.parametrize("page", [2, registers.PAGE])
+@pytest.mark.parametrize("page", [2, hourly.PAGE])
 @pytest.mark.parametrize("kind", KINDS.values(), ids=str)
 def test_in_whatever_order_samples_come_the_same_rows_are_kept(
     kind: Kind, page: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registers, "PAGE", page)  # few samples make many pages
+    monkeypatch.setattr(hourly, "PAGE", page)  # few samples make many pages
 
     @hypothesis_settings(max_examples=100)
     @given(registers_of(), settings_of, st.data())
@@ -325,7 +325,7 @@ def test_a_changed_rating_judges_as_if_it_had_always_been_so(kind: Kind) -> None
                 refresh(conn, kind, device, register)
             ratings.change(conn, kind, key, after)
             _, hours = rollups.take_dirty(conn, kind, 1000, up_to=rollups.newest_mark(conn, kind))
-            registers.refresh(conn, kind, sorted(hour for hour in hours if hour[0] == key))
+            hourly.refresh(conn, kind, sorted(hour for hour in hours if hour[0] == key))
             expected, found = kept(conn, kind, once), kept(conn, kind, key)
             conn.rollback()
         assert found == expected

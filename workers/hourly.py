@@ -32,10 +32,11 @@ def refresh(conn: Connection, kind: Kind, hours: Sequence[tuple[int, datetime]])
     windows.refresh_hours(conn, kind, hours)
     suspects = events.suspects(conn, kind, hours)
     rated = ratings.read(conn, kind, {device_key for device_key, _ in suspects})
+    stale: set[tuple[int, datetime]] = set()
     for device_key, hour in suspects:
         changed = _judge_hour(conn, kind, device_key, hour, rated[device_key])
-        stale = {(device_key, from_us(to_us(at) // HOUR_US * HOUR_US)) for at in changed}
-        windows.refresh_hours(conn, kind, sorted(stale))
+        stale |= {(device_key, from_us(to_us(at) // HOUR_US * HOUR_US)) for at in changed}
+    windows.refresh_hours(conn, kind, sorted(stale))
 
 
 def _judge_hour(
