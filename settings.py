@@ -38,6 +38,12 @@ class Settings:
     rollup_interval_seconds: float
     #: History partitions older than this are dropped; 0 keeps everything.
     retention_days: int
+    #: Price of a kWh drawn from the grid, in `currency`; without it no money is shown.
+    tariff_per_kwh: float | None
+    #: What the tariff is in, as it is shown.
+    currency: str
+    #: kg of CO2 per kWh drawn from the grid; without it none is shown.
+    grid_factor_kg_per_kwh: float | None
     #: "console" for people, "json" for log collectors.
     log_format: str
 
@@ -61,5 +67,8 @@ def load() -> Settings:
         stream_memory_max_percent=env.int("STREAM_MEMORY_MAX_PERCENT", 70),
         rollup_interval_seconds=env.float("ROLLUP_INTERVAL_SECONDS", 10.0),
         retention_days=env.int("RETENTION_DAYS", 0),
+        tariff_per_kwh=env.float("TARIFF_PER_KWH", None),
+        currency=env.str("CURRENCY", "EUR"),
+        grid_factor_kg_per_kwh=env.float("GRID_FACTOR_KG_PER_KWH", None),
         log_format=env.str("LOG_FORMAT", "console"),
     )

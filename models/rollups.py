@@ -95,17 +95,23 @@ def supplies(
     return [Supply(*row) for row in conn.execute(_SUPPLIES, parameters)]
 
 
+#: Written by others than the roll-up.
+_OTHERS = {"baseline", "open_alarms"}
+
+
 def write_performance(conn: Connection, rows: Sequence[dict[str, Any]]) -> None:
-    """Upsert summary rows; each dict has the columns of `vehicle_performance_24h`."""
-    table = VehiclePerformance.__table__
-    columns = [sql.Identifier(c.name) for c in table.columns if c.name != "vehicle_key"]
+    """Upsert summary rows; each dict has the roll-up's columns of `vehicle_performance_24h`."""
+    names = [c.name for c in VehiclePerformance.__table__.columns if c.name not in _OTHERS]
+    changed = [name for name in names if name != "vehicle_key"]
     statement = sql.SQL(
-        "INSERT INTO {table}"
-        " SELECT * FROM json_populate_recordset(NULL::{table}, %s::json) ORDER BY vehicle_key"
-        " ON CONFLICT (vehicle_key) DO UPDATE SET ({columns}) = (SELECT {excluded})"
+        "INSERT INTO {table} ({names})"
+        " SELECT {names} FROM json_populate_recordset(NULL::{table}, %s::json)"
+        " ORDER BY vehicle_key"
+        " ON CONFLICT (vehicle_key) DO UPDATE SET ({changed}) = (SELECT {excluded})"
     ).format(
         table=sql.Identifier("vehicle_performance_24h"),
-        columns=sql.SQL(", ").join(columns),
-        excluded=sql.SQL(", ").join(sql.SQL("excluded.") + column for column in columns),
+        names=sql.SQL(", ").join(map(sql.Identifier, names)),
+        changed=sql.SQL(", ").join(map(sql.Identifier, changed)),
+        excluded=sql.SQL(", ").join(sql.Identifier("excluded", name) for name in changed),
     )
     driver(conn).execute(statement, (msgspec.json.encode(rows).decode(),))

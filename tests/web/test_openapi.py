@@ -21,6 +21,7 @@ from web.answers import (
     AssignmentSchema,
     DailySchema,
     EnergySchema,
+    FleetSchema,
     PerformanceSchema,
     RatingSchema,
     page_of,
@@ -160,6 +161,7 @@ ANSWERS: dict[str, tuple[type[Schema], Callable[[Api], TestResponse]]] = {
         DailySchema,
         lambda api: api.get(f"{PERFORMANCE}/vehicle-001/daily", days=2),
     ),
+    "GET /v1/analytics/fleet": (FleetSchema, lambda api: api.get("/v1/analytics/fleet")),
     f"POST {ASSIGNMENTS}": (
         AssignmentSchema,
         lambda api: api.post(

@@ -82,10 +82,18 @@ def test_an_unknown_and_a_foreign_device_cannot_be_told_apart(
         assert foreign.text == unknown.text.replace("-404", "-001")
 
 
+TOTALS = "/v1/analytics/fleet"
+
+
 def test_another_fleets_devices_are_in_no_list(app: Flask, api: Api, theirs: Api) -> None:
     for path in lists(app):
-        assert len(theirs.get(path).json["items"]) == 1, path
-        assert api.get(path).json == {"items": [], "next": None}
+        if path != TOTALS:
+            assert len(theirs.get(path).json["items"]) == 1, path
+            assert api.get(path).json == {"items": [], "next": None}
+
+
+def test_another_fleets_vehicles_are_in_no_total(api: Api, theirs: Api) -> None:
+    assert (theirs.get(TOTALS).json["vehicles"], api.get(TOTALS).json["vehicles"]) == (1, 0)
 
 
 def test_another_fleets_assignment_cannot_be_taken_back(api: Api, theirs: Api) -> None:
