@@ -144,6 +144,14 @@ class VehicleDirtyHour(_DirtyHour, Base):
     __tablename__ = "vehicle_hours_dirty"
 
 
+class VehicleDirty(Base):
+    """A vehicle whose summary something touched; append-only, as the dirty hours are."""
+
+    __tablename__ = "vehicles_dirty"
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    vehicle_key: Mapped[int] = mapped_column(Integer, index=True)
+
+
 class VehiclePerformance(Base):
     """The 24 h efficiency of each vehicle, ready to serve: one row, one index, one page."""
 

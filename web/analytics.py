@@ -137,7 +137,7 @@ def _computed(vehicle_id: str, windows: Sequence[Window]) -> list[dict[str, Any]
     with reading() as conn:
         key = known_device(conn, VEHICLE, vehicle_id)
         begin, end = windows[0][0], windows[-1][1]
-        supplies = rollups.supplies(conn, begin, end, after_key=key - 1, limit=1)
+        supplies = rollups.supplies(conn, begin, end, [key])
         rows = over_windows(conn, supplies, windows)
         told = _as_of(conn, vehicle_id)
     return [performance(row | told) for row in rows]

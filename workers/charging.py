@@ -21,17 +21,12 @@ PAUSE_US = 3 * BORDER_US
 
 
 class Step(NamedTuple):
-    """Up to five minutes between two borders: the energy of both sides."""
+    """Up to five minutes between two borders: the energy of both sides, and whether it charged."""
 
     span: Span
     ac_kwh: float
     dc_kwh: float
-
-    @property
-    def charging(self) -> bool:
-        """Whether the battery was being charged."""
-        hours = (self.span.to_us - self.span.from_us) / HOUR_US
-        return self.dc_kwh > CHARGING_KW * hours
+    charging: bool
 
 
 class Split(NamedTuple):
@@ -54,7 +49,7 @@ def borders(span: Span) -> list[int]:
 def steps(instants: Sequence[int], ac_kwh: Sequence[float], dc_kwh: Sequence[float]) -> list[Step]:
     """The steps between `instants`, from both sides' registers at each of them."""
     return [
-        Step(Span(a, b), ac_b - ac_a, dc_b - dc_a)
+        Step(Span(a, b), ac_b - ac_a, dc_b - dc_a, dc_b - dc_a > CHARGING_KW * (b - a) / HOUR_US)
         for (a, b), (ac_a, ac_b), (dc_a, dc_b) in zip(
             pairwise(instants), pairwise(ac_kwh), pairwise(dc_kwh), strict=True
         )

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate
+from math import inf
 
 from models.clock import SECOND_US, to_us
 from models.hours import BORDER_SECONDS, Hour
@@ -134,14 +135,12 @@ class Timeline:
 
         Exact at five-minute borders, at samples that were looked at, and between those.
         """
-        knots, place, found = self._knots(), 0, []
-        for instant in instants:
-            while place + 2 < len(knots) and knots[place + 1][0] < instant:
-                place += 1
-            (a_us, a_kwh), (b_us, b_kwh) = knots[place], knots[min(place + 1, len(knots) - 1)]
-            share = (instant - a_us) / (b_us - a_us) if b_us > a_us else 0.0
-            found.append(a_kwh + share * (b_kwh - a_kwh))
-        return found
+        knots = self._knots()
+        known = dict(knots)  # nearly all instants are borders, and borders are knots
+        return [
+            known[instant] if instant in known else _interpolated(knots, instant)
+            for instant in instants
+        ]
 
     def _knots(self) -> list[tuple[int, float]]:
         knots: list[tuple[int, float]] = []
@@ -157,15 +156,20 @@ class Timeline:
             knots[-1] = (after.at_us, self.unrolled_kwh(last) + end.step_kwh)
         return knots
 
-    def _knots_of(self, hour: Hour) -> Iterator[tuple[int, float]]:
+    def _knots_of(self, hour: Hour) -> list[tuple[int, float]]:
         first_us, last_us = to_us(hour.first_at), to_us(hour.last_at)
         base_kwh = self.unrolled_kwh(Sample(first_us, hour.first_kwh))
-        border_us = first_us // BORDER_US * BORDER_US
-        yield first_us, base_kwh
-        for reached_kwh in hour.line_kwh:
-            border_us += BORDER_US
-            yield border_us, base_kwh + reached_kwh
-        yield last_us, base_kwh + hour.energy_kwh
+        borders = range((first_us // BORDER_US + 1) * BORDER_US, last_us + 1, BORDER_US)
+        reached = [base_kwh + kwh for kwh in hour.line_kwh]
+        line = zip(borders, reached, strict=True)
+        return [(first_us, base_kwh), *line, (last_us, base_kwh + hour.energy_kwh)]
+
+
+def _interpolated(knots: Sequence[tuple[int, float]], instant: int) -> float:
+    place = min(max(bisect_right(knots, (instant, inf)), 1), len(knots) - 1)
+    (a_us, a_kwh), (b_us, b_kwh) = knots[place - 1], knots[place]
+    share = (instant - a_us) / (b_us - a_us) if b_us > a_us else 0.0
+    return a_kwh + share * (b_kwh - a_kwh)
 
 
 def _before(bracket: Bracket) -> Sample | None:

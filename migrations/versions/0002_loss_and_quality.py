@@ -76,6 +76,13 @@ def upgrade() -> None:
         op.add_column(table, correction)
     for column in _summary_columns():
         op.add_column(SUMMARY, column)
+    op.create_table(
+        "vehicles_dirty",
+        sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
+        sa.Column("vehicle_key", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("vehicles_dirty_pkey")),
+    )
+    op.create_index(op.f("vehicles_dirty_vehicle_key_idx"), "vehicles_dirty", ["vehicle_key"])
     for hourly, dirty in zip(HOURLY, DIRTY, strict=True):
         op.execute(
             f"INSERT INTO {dirty} (device_key, hour) SELECT device_key, hour FROM {hourly}"  # noqa: S608
@@ -83,6 +90,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    op.drop_table("vehicles_dirty")
     for column in reversed(_summary_columns()):
         op.drop_column(SUMMARY, column.name)
     for table in EVENTS:

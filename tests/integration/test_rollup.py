@@ -74,7 +74,8 @@ def summary(begin: datetime, end: datetime) -> dict[str, Any]:
     if end - begin == DAY:
         return performance_of("vehicle-001")
     with transaction() as conn:
-        supplies = rollups.supplies(conn, begin, end, after_key=0, limit=10)
+        keys = [row["key"] for row in rows("SELECT key FROM vehicles")]
+        supplies = rollups.supplies(conn, begin, end, keys)
         (row,) = performance.summarise(conn, supplies, begin, end)
     return row
 
@@ -490,8 +491,47 @@ def test_a_mark_is_worked_off_once(fleet: int) -> None:
     assert marks() == 50
     assert roll_up() == {"vehicles": 1, "meterHours": 25, "vehicleHours": 25}
     assert marks() == 0
-    assert roll_up() == {"vehicles": 1, "meterHours": 0, "vehicleHours": 0}
+    assert roll_up() == {"vehicles": 0, "meterHours": 0, "vehicleHours": 0}
     assert performance_of("vehicle-001")["efficiency"] == 0.9
+
+
+def test_who_sends_nothing_is_summarised_once_a_minute(fleet: int) -> None:
+    store(fleet, STEADY_AC, STEADY_DC)
+    roll_up(at(24))
+    assert roll_up(at(24) + rollup.SUMMARY_AGE)["vehicles"] == 0
+    later = at(24) + rollup.SUMMARY_AGE + timedelta(seconds=1)
+    assert roll_up(later)["vehicles"] == 1
+    assert performance_of("vehicle-001")["window_to"] == later
+
+
+def test_only_those_who_were_touched_are_summarised(fleet: int) -> None:
+    for number in (1, 2, 3):
+        post_registers(METER, fleet, **{f"meter_{number}": [(at(0), 0), (at(24), 10)]})
+        post_registers(VEHICLE, fleet, **{f"vehicle_{number}": [(at(0), 0), (at(24), 9)]})
+    flush_all()
+    assert roll_up()["vehicles"] == 3
+    post_registers(METER, fleet, meter_2=[(at(12), 8)])
+    post_registers(VEHICLE, fleet, vehicle_3=[(at(12), 8)])
+    flush_all()
+    assert roll_up(NEXT_MIDNIGHT + timedelta(seconds=1))["vehicles"] == 2
+    told = {row["vehicle_id"]: row["computed_at"] for row in summaries()}
+    assert [told[f"vehicle-{n}"] - NEXT_MIDNIGHT for n in (1, 2, 3)] == [
+        timedelta(seconds=seconds) for seconds in (0, 1, 1)
+    ]
+
+
+def test_a_tick_without_time_leaves_the_youngest_summaries_to_the_next(
+    fleet: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollup, "VEHICLE_PAGE", 1)
+    monkeypatch.setattr(rollup, "SUMMARY_SECONDS", -1.0)
+    for number in (1, 2):
+        post_registers(VEHICLE, fleet, **{f"vehicle_{number}": [(at(0), 0), (at(24), 9)]})
+    flush_all()
+    for seconds, expected in ((0, {"vehicle-1"}), (1, {"vehicle-1", "vehicle-2"})):
+        assert roll_up(NEXT_MIDNIGHT + timedelta(seconds=seconds))["vehicles"] == 1
+        assert {row["vehicle_id"] for row in summaries()} == expected
+    assert roll_up(NEXT_MIDNIGHT + timedelta(seconds=2))["vehicles"] == 0
 
 
 def test_many_marks_are_worked_off_in_bites(fleet: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,8 @@ MINUTE_US = 60_000_000
 
 def step(minute: float, minutes: float, ac_kwh: float, dc_kwh: float) -> Step:
     begin = round(minute * MINUTE_US)
-    return Step(Span(begin, begin + round(minutes * MINUTE_US)), ac_kwh, dc_kwh)
+    ends = [begin, begin + round(minutes * MINUTE_US)]
+    return charging.steps(ends, [7.0, 7.0 + ac_kwh], [3.0, 3.0 + dc_kwh])[0]
 
 
 def test_borders_are_the_clocks_five_minutes_and_the_ends() -> None:
@@ -70,5 +71,6 @@ def test_a_pause_of_fifteen_minutes_ends_a_session(pause: int, sessions: int) ->
 
 
 def test_a_window_without_charging_is_all_idle() -> None:
-    assert charging.split([step(0, 60, 0.1, 0.0)]) == Split(0, 0, 0, 0, 0.1, 1.0)
+    idle = Split(0, 0, 0, 0, pytest.approx(0.1), 1.0)
+    assert charging.split([step(0, 60, 0.1, 0.0)]) == idle
     assert step(0, 60, 0.1, 0.0).span.to_us == HOUR_US

@@ -289,10 +289,12 @@ def test_an_unchanged_summary_is_not_sent_again(a_day: Api) -> None:
     assert (again.status_code, again.get_data()) == (304, b"")
     assert again.headers["ETag"] == first.headers["ETag"]
     assert again.headers["Cache-Control"] == first.headers["Cache-Control"]
-    roll_up(NEXT_MIDNIGHT + timedelta(seconds=10))
+    roll_up(NEXT_MIDNIGHT + timedelta(seconds=10))  # nothing came in: nothing is new
+    assert a_day.get(f"{PATH}/vehicle-001", headers=etag).status_code == 304
+    roll_up(NEXT_MIDNIGHT + timedelta(seconds=61))
     later = a_day.get(f"{PATH}/vehicle-001", headers=etag)
     assert later.status_code == 200
-    assert later.json["computedAt"] == "2026-01-11T00:00:10Z"
+    assert later.json["computedAt"] == "2026-01-11T00:01:01Z"
 
 
 def test_two_vehicles_never_share_an_etag(api: Api) -> None:
