@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 #: Efficiencies are fractions; the rules speak of points (pt): hundredths of the AC energy.
 PT = 0.01
@@ -86,6 +87,17 @@ class Thresholds:
         if power_kw is None or power_kw < self.low_power_kw:
             return self.floor_low_power
         return self.floor if power_kw >= self.high_power_kw else self.floor_medium_power
+
+    def changed(self, *, floor: float | None = None, **others: Any) -> Thresholds:
+        """With other numbers; a floor moves those of lower powers by as many points."""
+        if floor is not None:
+            by = floor - self.floor
+            others |= {
+                "floor": floor,
+                "floor_medium_power": max(0.0, self.floor_medium_power + by),
+                "floor_low_power": max(0.0, self.floor_low_power + by),
+            }
+        return replace(self, **others)
 
 
 DEFAULTS = Thresholds()
