@@ -19,6 +19,7 @@ SWEEP_SECONDS = 1.0
 #: Seconds between two looks at the calendar of partitions.
 PARTITIONS_SECONDS = 3600.0
 ROLLUP_SECONDS = float(os.environ.get("ROLLUP_INTERVAL_SECONDS", "10"))
+ALARM_SECONDS = float(os.environ.get("ALARM_INTERVAL_SECONDS", "60"))
 
 # --- the broker ---------------------------------------------------------------------------------
 # A Redis of its own (or RabbitMQ): the stream's Redis may be full while workers must go on.
@@ -58,11 +59,12 @@ task_routes = {
     "flush-readings": {"queue": QUEUE_FLUSH},
     "sweep-streams": {"queue": QUEUE_FLUSH},
     "roll-up": {"queue": QUEUE_ROLLUP},
+    "watch-alarms": {"queue": QUEUE_ROLLUP},
     "keep-partitions": {"queue": QUEUE_MAINTENANCE},
 }
 
 # --- workers ------------------------------------------------------------------------------------
-imports = ("workers.flush", "workers.rollup", "workers.partitions")
+imports = ("workers.flush", "workers.rollup", "workers.watch", "workers.partitions")
 task_time_limit = 300  # SIGKILL is safe by design; a soft limit's exception inside COMMIT is not
 worker_prefetch_multiplier = 1  # a worker reserves only what it can start
 worker_max_tasks_per_child = 20_000  # a leak in any library ends with its process
@@ -96,6 +98,12 @@ beat_schedule = {
         "task": "roll-up",
         "schedule": ROLLUP_SECONDS,
         "options": {"expires": 2 * ROLLUP_SECONDS},
+    },
+    # workers/watch.py
+    "watch-alarms": {
+        "task": "watch-alarms",
+        "schedule": ALARM_SECONDS,
+        "options": {"expires": 2 * ALARM_SECONDS},
     },
     # workers/partitions.py (also once when a worker starts)
     "keep-partitions": {

@@ -36,6 +36,15 @@ class Settings:
     stream_memory_max_percent: int
     #: How often the 24 h summary is brought up to date.
     rollup_interval_seconds: float
+    #: How often the watcher looks for alarms.
+    alarm_interval_seconds: float
+    #: The efficiency (% of the AC energy) below which A1 calls 5 kW and more too low.
+    alarm_floor_pct: float
+    #: How many points below its own median A2 calls a vehicle's efficiency dropped.
+    alarm_drop_pts: float
+    #: A3's slack per evaluation and its limit, both in standard deviations.
+    alarm_cusum_k: float
+    alarm_cusum_h: float
     #: History partitions older than this are dropped; 0 keeps everything.
     retention_days: int
     #: Price of a kWh drawn from the grid, in `currency`; without it no money is shown.
@@ -66,6 +75,11 @@ def load() -> Settings:
         backlog_max_entries=env.int("BACKLOG_MAX_ENTRIES", 200_000),
         stream_memory_max_percent=env.int("STREAM_MEMORY_MAX_PERCENT", 70),
         rollup_interval_seconds=env.float("ROLLUP_INTERVAL_SECONDS", 10.0),
+        alarm_interval_seconds=env.float("ALARM_INTERVAL_SECONDS", 60.0),
+        alarm_floor_pct=env.float("ALARM_FLOOR_PCT", 85.0),
+        alarm_drop_pts=env.float("ALARM_DROP_PTS", 5.0),
+        alarm_cusum_k=env.float("ALARM_CUSUM_K", 1.0),
+        alarm_cusum_h=env.float("ALARM_CUSUM_H", 8.0),
         retention_days=env.int("RETENTION_DAYS", 0),
         tariff_per_kwh=env.float("TARIFF_PER_KWH", None),
         currency=env.str("CURRENCY", "EUR"),

@@ -3,6 +3,15 @@
 Functions in this room take a connection and never commit: the caller owns the transaction.
 """
 
+from models.alarming import (
+    Alarm,
+    AlarmCondition,
+    AlarmTransition,
+    ChargingEpisode,
+    EpisodesDirty,
+    VehicleBaseline,
+    VehicleDay,
+)
 from models.base import Base
 from models.derived import (
     DeadLetter,
@@ -19,9 +28,14 @@ from models.registry import ApiKey, Fleet, Meter, MeterAssignment, Vehicle
 from models.telemetry import MeterHistory, MeterLatest, VehicleHistory, VehicleLatest
 
 __all__ = [
+    "Alarm",
+    "AlarmCondition",
+    "AlarmTransition",
     "ApiKey",
     "Base",
+    "ChargingEpisode",
     "DeadLetter",
+    "EpisodesDirty",
     "Fleet",
     "Meter",
     "MeterAssignment",
@@ -32,6 +46,8 @@ __all__ = [
     "MeterRegisterEvent",
     "ReadingConflict",
     "Vehicle",
+    "VehicleBaseline",
+    "VehicleDay",
     "VehicleDirtyHour",
     "VehicleEnergyHourly",
     "VehicleHistory",

@@ -57,3 +57,13 @@ OLDEST_READING_SECONDS = Gauge(
     ["kind"],
     multiprocess_mode="mostrecent",
 )
+WATCH_SECONDS = Histogram(
+    "energy_alarm_watch_seconds",
+    "One run of the watcher over the vehicles with new evidence",
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+)
+ALARM_TRANSITIONS = Counter(
+    "energy_alarm_transitions_total",
+    "What happened to alarms, by rule and event",
+    ["rule", "event"],
+)

@@ -1,0 +1,66 @@
+"""Telling others: every transition of an alarm is an event, in the transaction that makes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+from sqlalchemy import Connection
+
+from workers.alarms.lifecycle import RAISE, RESOLVED, RETURN, past_tense
+from workers.alarms.reconcile import Step
+from workers.metrics import ALARM_TRANSITIONS
+
+log = structlog.get_logger(__name__)
+
+#: What a receiver is told of an alarm.
+_TOLD = (
+    "id", "rule", "severity", "state", "vehicle_id", "meter_id", "opened_at", "since",
+    "value", "threshold", "baseline", "delta_pts", "avoidable_kwh", "occurrences", "incident",
+    "resolved_reason",
+)  # fmt: skip
+
+
+def event_type(step: Step) -> str:
+    """alarm.opened, alarm.reopened, alarm.returned, alarm.acknowledged, alarm.resolved, ..."""
+    if step.action == RAISE:
+        return "alarm.opened" if step.from_state is None else "alarm.reopened"
+    if step.to_state == RESOLVED:
+        return "alarm.resolved"
+    if step.action == RETURN:
+        return "alarm.returned"
+    if step.action in {"stale", "renotify"}:
+        return {"stale": "alarm.stale", "renotify": "alarm.renotified"}[step.action]
+    return f"alarm.{past_tense(step.action)}"
+
+
+def announce(conn: Connection, alarm: Mapping[str, Any], step: Step) -> None:
+    """Tell of one transition of `alarm` (its row after the change)."""
+    kind = event_type(step)
+    payload = {name: alarm[name] for name in _TOLD} | {
+        "at": step.at, "who": step.who, "note": step.note, "from_state": step.from_state,
+    }  # fmt: skip
+    ALARM_TRANSITIONS.labels(alarm["rule"], kind).inc()
+    _deliver(
+        conn,
+        fleet_id=alarm["fleet_id"],
+        event_type=kind,
+        subject=alarm["vehicle_id"],
+        payload=payload,
+    )
+
+
+def _deliver(
+    conn: Connection, *, fleet_id: int, event_type: str, subject: str, payload: Mapping[str, Any]
+) -> None:
+    """The log is the receiver that is always there; outgoing webhooks are called from here too."""
+    log.info(
+        "alarm",
+        fleet_id=fleet_id,
+        event_type=event_type,
+        vehicle_id=subject,
+        alarm=payload["id"],
+        rule=payload["rule"],
+        severity=payload["severity"],
+    )
