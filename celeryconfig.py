@@ -16,6 +16,8 @@ QUEUE_NAMES = (QUEUE_FLUSH, QUEUE_ROLLUP, QUEUE_MAINTENANCE)
 
 #: Seconds between two looks for readings whose doorbell was lost.
 SWEEP_SECONDS = 1.0
+#: Seconds between two searches for charging episodes, the alarms' evidence.
+EPISODES_SECONDS = 60.0
 #: Seconds between two looks at the calendar of partitions.
 PARTITIONS_SECONDS = 3600.0
 ROLLUP_SECONDS = float(os.environ.get("ROLLUP_INTERVAL_SECONDS", "10"))
@@ -59,12 +61,19 @@ task_routes = {
     "flush-readings": {"queue": QUEUE_FLUSH},
     "sweep-streams": {"queue": QUEUE_FLUSH},
     "roll-up": {"queue": QUEUE_ROLLUP},
+    "find-episodes": {"queue": QUEUE_MAINTENANCE},
     "watch-alarms": {"queue": QUEUE_ROLLUP},
     "keep-partitions": {"queue": QUEUE_MAINTENANCE},
 }
 
 # --- workers ------------------------------------------------------------------------------------
-imports = ("workers.flush", "workers.rollup", "workers.watch", "workers.partitions")
+imports = (
+    "workers.flush",
+    "workers.rollup",
+    "workers.episodes",
+    "workers.watch",
+    "workers.partitions",
+)
 task_time_limit = 300  # SIGKILL is safe by design; a soft limit's exception inside COMMIT is not
 worker_prefetch_multiplier = 1  # a worker reserves only what it can start
 worker_max_tasks_per_child = 20_000  # a leak in any library ends with its process
@@ -98,6 +107,12 @@ beat_schedule = {
         "task": "roll-up",
         "schedule": ROLLUP_SECONDS,
         "options": {"expires": 2 * ROLLUP_SECONDS},
+    },
+    # workers/episodes.py
+    "find-episodes": {
+        "task": "find-episodes",
+        "schedule": EPISODES_SECONDS,
+        "options": {"expires": EPISODES_SECONDS},
     },
     # workers/watch.py
     "watch-alarms": {

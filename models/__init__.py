@@ -19,11 +19,13 @@ from models.derived import (
     MeterEnergyHourly,
     MeterRegisterEvent,
     ReadingConflict,
+    VehicleDirty,
     VehicleDirtyHour,
     VehicleEnergyHourly,
     VehiclePerformance,
     VehicleRegisterEvent,
 )
+from models.evidence import DayBegun, VehicleHourChanged
 from models.registry import ApiKey, Fleet, Meter, MeterAssignment, Vehicle
 from models.telemetry import MeterHistory, MeterLatest, VehicleHistory, VehicleLatest
 
@@ -34,6 +36,7 @@ __all__ = [
     "ApiKey",
     "Base",
     "ChargingEpisode",
+    "DayBegun",
     "DeadLetter",
     "EpisodesDirty",
     "Fleet",
@@ -48,9 +51,11 @@ __all__ = [
     "Vehicle",
     "VehicleBaseline",
     "VehicleDay",
+    "VehicleDirty",
     "VehicleDirtyHour",
     "VehicleEnergyHourly",
     "VehicleHistory",
+    "VehicleHourChanged",
     "VehicleLatest",
     "VehiclePerformance",
     "VehicleRegisterEvent",

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, delete, func, select, text
 from models.derived import VehicleDirty, VehiclePerformance
 from models.engine import driver
 from models.kinds import METER, VEHICLE, Kind
+from models.registry import Vehicle
 
 #: Held to the end of a rollup transaction: two beats, or two workers, never interleave.
 _LOCK = text("SELECT pg_try_advisory_xact_lock(hashtext('energy-rollup'))")
@@ -108,6 +109,12 @@ _SUPPLIES = text("""
     LEFT JOIN (SELECT * FROM assigned UNION ALL SELECT * FROM conventional) AS s USING (key)
     ORDER BY page.key, s.from_at
 """)
+
+
+def vehicles_after(conn: Connection, after_key: int, limit: int) -> list[int]:
+    """The next `limit` vehicles of all fleets, by key."""
+    query = select(Vehicle.key).where(Vehicle.key > after_key).order_by(Vehicle.key).limit(limit)
+    return list(conn.execute(query).scalars())
 
 
 def mark_vehicles(conn: Connection, kind: Kind, device_keys: Collection[int]) -> None:

@@ -200,14 +200,28 @@ def over_windows(
     return _judge(conn, [_vehicle(supplies, window) for window in windows_us])
 
 
+def charging_steps(
+    conn: Connection, supplies: Sequence[Supply], span: tuple[datetime, datetime]
+) -> list[charging.Step]:
+    """One vehicle's steps over the part of a window that both sides cover; none without one."""
+    vehicle = _vehicle(supplies, Span(to_us(span[0]), to_us(span[1])))
+    _settle(conn, [vehicle])
+    return [] if _reason_without_judgement(vehicle) else _steps(vehicle)
+
+
 def _judge(conn: Connection, vehicles: Sequence[Vehicle]) -> list[dict[str, Any]]:
+    _settle(conn, vehicles)
+    return [_row(vehicle) for vehicle in vehicles]
+
+
+def _settle(conn: Connection, vehicles: Sequence[Vehicle]) -> None:
+    """Read both sides of each vehicle, and cut them to common ground."""
     _look(conn, METER, [v.ac for v in vehicles])
     _look(conn, VEHICLE, [v.dc for v in vehicles])
     open_ones = [v for v in vehicles if v.ac.known > 1 and v.dc.known > 1]
     while open_ones := [v for v in open_ones if v.cut()]:
         _look_around(conn, METER, [v.ac for v in open_ones])
         _look_around(conn, VEHICLE, [v.dc for v in open_ones])
-    return [_row(vehicle) for vehicle in vehicles]
 
 
 def _vehicle(supplies: Sequence[Supply], window: Span) -> Vehicle:
@@ -334,14 +348,14 @@ def _compared(vehicle: Vehicle, covered_pct: float) -> dict[str, Any]:
         ),
         **_rounded_all({"ac_kwh": ac_kwh, "dc_kwh": dc_kwh}, KWH_DIGITS),
         **_rounded_all(ratios, RATIO_DIGITS),
-        **_rounded_all(_split(vehicle)._asdict(), KWH_DIGITS),
+        **_rounded_all(charging.split(_steps(vehicle))._asdict(), KWH_DIGITS),
     }
 
 
-def _split(vehicle: Vehicle) -> Split:
+def _steps(vehicle: Vehicle) -> list[charging.Step]:
     instants = charging.borders(vehicle.span)
     ac_kwh, dc_kwh = vehicle.ac.kwh_at(instants), vehicle.dc.kwh_at(instants)
-    return charging.split(charging.steps(instants, ac_kwh, dc_kwh))
+    return charging.steps(instants, ac_kwh, dc_kwh)
 
 
 def _battery(side: Side) -> dict[str, float | None]:

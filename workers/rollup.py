@@ -20,7 +20,7 @@ from datetime import UTC, datetime, timedelta
 import structlog
 from sqlalchemy import Connection
 
-from models import rollups
+from models import evidence, rollups
 from models.clock import from_us
 from models.engine import transaction
 from models.kinds import KINDS, Kind
@@ -110,6 +110,7 @@ def _refresh_some(kind: Kind, newest: int) -> int:
         marks, hours = rollups.take_dirty(conn, kind, DIRTY_BITE, up_to=newest)
         hourly.refresh(conn, kind, sorted(hours))
         rollups.mark_vehicles(conn, kind, {device_key for device_key, _ in hours})
+        evidence.mark(conn, kind, hours)
     return marks
 
 

@@ -23,7 +23,7 @@ import structlog
 from sqlalchemy import Connection
 
 import settings
-from models import alarms, episodes, rollups
+from models import alarms, episodes, rollups, standing
 from models.engine import transaction
 from models.episodes import DayRow, EpisodeRow
 from models.rollups import Supply
@@ -145,11 +145,13 @@ def apply(conn: Connection, change: Change, subject: Mapping[str, Any] | None = 
     alarms.add_transitions(conn, [{"alarm_id": row["id"], **asdict(s)} for s in change.steps])
     for step in change.steps:
         announce(conn, row, step)
+    standing.show(conn, row["vehicle_key"])
 
 
 def _learn(conn: Connection, found: Judgement, vehicle: Mapping[str, Any], now: datetime) -> None:
     told = {"vehicle_key": vehicle["key"], "fleet_id": vehicle["fleet_id"], "updated_at": now}
     alarms.write_baseline(conn, {**asdict(found.baseline), **told})
+    standing.show(conn, vehicle["key"])
 
 
 def as_episode(row: EpisodeRow) -> Episode:
@@ -196,14 +198,13 @@ def _look_at_the_present(limits: Thresholds, now: datetime) -> None:
     after_key = 0
     while True:
         with _alone() as conn:
-            supplies = rollups.supplies(
-                conn, now - timedelta(seconds=1), now, after_key=after_key, limit=PAGE
-            )
-            if not supplies:
+            keys = rollups.vehicles_after(conn, after_key, PAGE)
+            if not keys:
                 return
+            supplies = rollups.supplies(conn, now - timedelta(seconds=1), now, keys)
             _streams(conn, limits, supplies, now)
             _clocks(conn, limits, supplies, now)
-        after_key = supplies[-1].vehicle_key
+        after_key = keys[-1]
 
 
 def _streams(

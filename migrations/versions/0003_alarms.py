@@ -1,7 +1,7 @@
 """alarms
 
 Revision ID: 0003
-Revises: 0001
+Revises: 0002
 
 Alarms: the evidence they are judged on (charging episodes, finished days), the alarms with their
 history, and what is learnt of each vehicle. All tables are new; none that readings are written to
@@ -15,7 +15,7 @@ from alembic import op
 from sqlalchemy.dialects import postgresql
 
 revision = "0003"
-down_revision = "0001"
+down_revision = "0002"
 branch_labels = None
 depends_on = None
 
