@@ -173,19 +173,19 @@ def take_dirty(conn: Connection, limit: int, *, up_to: int) -> tuple[int, set[in
     return len(marks), {key for (key,) in marks}
 
 
-def vehicles_with_episodes(
-    conn: Connection, fleet_id: int, *, since: datetime, limit: int
-) -> list[tuple[int, str]]:
-    """(key, id) of a fleet's vehicles that charged after `since`, by key.
+def charged_since(
+    conn: Connection, fleet_id: int, since: datetime, *, after: int, limit: int
+) -> list[int]:
+    """The next vehicles of a fleet with an episode that ended after `since`, by key.
 
     Uses index: charging_episodes_fleet_idx.
     """
     c = _episodes.c
     query = (
-        select(c.vehicle_key, func.max(c.vehicle_id))
-        .where(c.fleet_id == fleet_id, c.ended_at > since)
-        .group_by(c.vehicle_key)
+        select(c.vehicle_key)
+        .distinct()
+        .where(c.fleet_id == fleet_id, c.ended_at > since, c.vehicle_key > after)
         .order_by(c.vehicle_key)
         .limit(limit)
     )
-    return [(row[0], row[1]) for row in conn.execute(query)]
+    return list(conn.execute(query).scalars())

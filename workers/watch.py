@@ -16,24 +16,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from datetime import time as clock
 from typing import Any
 
 import structlog
 from sqlalchemy import Connection
 
-import settings
 from models import alarms, episodes, rollups, standing
 from models.engine import transaction
-from models.episodes import DayRow, EpisodeRow
 from models.rollups import Supply
 from workers.alarms import live, rules
-from workers.alarms.announce import announce
+from workers.alarms.book import apply
 from workers.alarms.engine import Judgement, chains, judge
-from workers.alarms.evaluation import Day, Episode
 from workers.alarms.live import Condition
-from workers.alarms.reconcile import Change, Draft, pass_time, reconcile
-from workers.alarms.thresholds import DEFAULTS, Thresholds
+from workers.alarms.reconcile import Draft, pass_time, reconcile
+from workers.alarms.source import as_day, as_episode, in_force
+from workers.alarms.thresholds import Thresholds
 from workers.celery import app
 from workers.metrics import WATCH_SECONDS
 
@@ -56,17 +53,6 @@ def watch_alarms() -> dict[str, int]:
     """One run; the result tells Flower how much there was to do."""
     with WATCH_SECONDS.time():
         return watch(datetime.now(UTC))
-
-
-def in_force() -> Thresholds:
-    """The thresholds as the settings say."""
-    chosen = settings.load()
-    return DEFAULTS.changed(
-        floor=chosen.alarm_floor_pct / 100,
-        drop_pts=chosen.alarm_drop_pts,
-        cusum_k=chosen.alarm_cusum_k,
-        cusum_h=chosen.alarm_cusum_h,
-    )
 
 
 def watch(now: datetime) -> dict[str, int]:
@@ -133,61 +119,10 @@ def _judge(conn: Connection, limits: Thresholds, vehicle: Mapping[str, Any], now
     _learn(conn, found, vehicle, now)
 
 
-def apply(conn: Connection, change: Change, subject: Mapping[str, Any] | None = None) -> None:
-    """Write one change, its history and its announcements."""
-    if change.alarm_id is None:
-        assert subject is not None  # noqa: S101  (a new alarm is about somebody)
-        before = alarms.newest_id(conn, subject["vehicle_key"], change.rule)
-        named = {"rule": change.rule, "reopened_from": before}
-        row = alarms.add(conn, {**change.fields, **subject, **named})
-    else:
-        row = alarms.change(conn, change.alarm_id, change.fields)
-    alarms.add_transitions(conn, [{"alarm_id": row["id"], **asdict(s)} for s in change.steps])
-    for step in change.steps:
-        announce(conn, row, step)
-    standing.show(conn, row["vehicle_key"])
-
-
 def _learn(conn: Connection, found: Judgement, vehicle: Mapping[str, Any], now: datetime) -> None:
     told = {"vehicle_key": vehicle["key"], "fleet_id": vehicle["fleet_id"], "updated_at": now}
     alarms.write_baseline(conn, {**asdict(found.baseline), **told})
     standing.show(conn, vehicle["key"])
-
-
-def as_episode(row: EpisodeRow) -> Episode:
-    """A stored episode as the rules take it."""
-    return Episode(
-        started_at=row.started_at,
-        ended_at=row.ended_at,
-        ac_kwh=row.ac_kwh,
-        dc_kwh=row.dc_kwh,
-        efficiency=row.efficiency,
-        efficiency_low=row.efficiency_low,
-        efficiency_high=row.efficiency_high,
-        raw_ratio=row.raw_ratio,
-        confidence=row.confidence,
-        charging_hours=row.charging_hours,
-        avg_ac_power_kw=row.avg_ac_power_kw,
-        battery_temp_min_c=row.battery_temp_min_c,
-        meter_id=row.meter_id,
-    )
-
-
-def as_day(row: DayRow) -> Day:
-    """A stored day as the rules take it; a day's events are those of both registers."""
-    events = dict(row.ac_events)
-    for name, count in row.dc_events.items():
-        events[name] = events.get(name, 0) + count
-    ended = datetime.combine(row.day, clock.min, UTC) + timedelta(days=1)
-    return Day(
-        day=row.day,
-        ended_at=ended,
-        ac_kwh=row.ac_kwh,
-        dc_kwh=row.dc_kwh,
-        idle_ac_kwh=row.idle_ac_kwh,
-        idle_hours=row.idle_hours,
-        events=events,
-    )
 
 
 # --- the present ----------------------------------------------------------------------------------

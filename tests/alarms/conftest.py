@@ -19,13 +19,15 @@ from workers.alarms.evaluation import Episode
 Put = Callable[..., None]
 
 
-def row_of(episode: Episode, fleet: int, key: int = 1) -> EpisodeRow:
+def row_of(
+    episode: Episode, fleet: int, key: int = 1, vehicle_id: str = "vehicle-001"
+) -> EpisodeRow:
     """An episode of the vehicle with this key, as its producer stores it."""
     told = {f.name: getattr(episode, f.name) for f in fields(Episode)}
     return EpisodeRow(
         vehicle_key=key,
         fleet_id=fleet,
-        vehicle_id=f"vehicle-{key:03}",
+        vehicle_id=vehicle_id,
         reason=None,
         computed_at=episode.ended_at,
         **told,

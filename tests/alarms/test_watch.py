@@ -19,7 +19,7 @@ from tests.alarms.conftest import Put, row_of, stored, take_back, transitions, w
 from tests.alarms.test_rules import DAY, daily, episode, healthy
 from tests.factories import MIDNIGHT, at, empty_servers, execute, make_fleet, rows, store
 from workers import watch
-from workers.alarms import rules
+from workers.alarms import book, rules
 
 LOW = [episode(1, 0.84), episode(2, 0.84)]
 GOOD = [episode(3, 0.9), episode(4, 0.9)]
@@ -318,7 +318,7 @@ def test_a_crash_in_the_middle_of_a_run_costs_nothing(
 ) -> None:
     put(LOW)
     with monkeypatch.context() as patched:
-        patched.setattr(watch, "announce", lambda *_: 1 / 0)
+        patched.setattr(book, "announce", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             watch_at(LOW)
     assert stored() == []

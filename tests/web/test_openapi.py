@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -14,7 +15,15 @@ from werkzeug.test import TestResponse
 
 from models.kinds import METER, VEHICLE
 from tests.factories import at, flush_all, meter_reading, register, roll_up, vehicle_reading
+from tests.web.alarming import alarmed
 from tests.web.calls import JSON, NDJSON, Api
+from web.alarms import (
+    AlarmSchema,
+    AlarmWithEvidenceSchema,
+    ReplaySchema,
+    RulesSchema,
+    TransitionSchema,
+)
 from web.answers import (
     DEVICE,
     STORED,
@@ -173,6 +182,36 @@ ANSWERS: dict[str, tuple[type[Schema], Callable[[Api], TestResponse]]] = {
         lambda api: api.get(ASSIGNMENTS, limit=1),
     ),
 }
+ALARM = "/v1/alarms/<int(max=9223372036854775807):alarm_id>"
+ANSWERS |= {
+    "GET /v1/alarms": (page_of("Page", AlarmSchema), lambda api: api.get("/v1/alarms")),
+    f"GET {ALARM}": (AlarmWithEvidenceSchema, lambda api: api.get("/v1/alarms/1")),
+    f"POST {ALARM}/acknowledge": (
+        AlarmSchema,
+        lambda api: api.post("/v1/alarms/1/acknowledge", {"note": "Seen."}),
+    ),
+    f"POST {ALARM}/shelve": (
+        AlarmSchema,
+        lambda api: api.post(
+            "/v1/alarms/1/shelve",
+            {"note": "Parts ordered.", "until": datetime.now(UTC) + timedelta(days=1)},
+        ),
+    ),
+    f"POST {ALARM}/unshelve": (
+        AlarmSchema,
+        lambda api: api.post("/v1/alarms/1/unshelve", {}),
+    ),
+    f"POST {ALARM}/resolve": (AlarmSchema, lambda api: api.post("/v1/alarms/1/resolve", {})),
+    f"GET {ALARM}/history": (
+        page_of("Page", TransitionSchema),
+        lambda api: api.get("/v1/alarms/1/history"),
+    ),
+    "GET /v1/analytics/rules": (RulesSchema, lambda api: api.get("/v1/analytics/rules")),
+    "GET /v1/analytics/rules/replay": (
+        ReplaySchema,
+        lambda api: api.get("/v1/analytics/rules/replay", floorPct=80),
+    ),
+}
 for _kind, _path in ((METER, METERS), (VEHICLE, VEHICLES)):
     _device = f"{_path}/{_kind}-001"
     ANSWERS |= {
@@ -209,6 +248,7 @@ def two_vehicles(admin: Api) -> Api:
             admin.send(kind, register(kind, samples, **device))
     flush_all()
     roll_up()
+    alarmed(admin)
     return admin
 
 

@@ -16,6 +16,7 @@ import settings
 from models.kinds import METER, VEHICLE
 from stack.ports import free_port
 from tests.factories import at, flush_all, meter_reading, vehicle_reading
+from tests.web.alarming import alarmed
 from tests.web.calls import Api, bearer, counted, encoded, refused, waiting
 from tests.web.conftest import MakeKey
 from web.refusals import READING_REFUSALS, REQUEST_REFUSALS
@@ -50,6 +51,13 @@ def raising(api: Api, error: Exception) -> TestResponse:
     return api.get("/raises")
 
 
+def acknowledged_twice(api: Api) -> TestResponse:
+    alarmed(api)
+    path = "/v1/alarms/1/acknowledge"
+    assert api.post(path, {}).status_code == 200
+    return api.post(path, {})
+
+
 def assigned_twice(api: Api) -> TestResponse:
     api.send(METER, meter_reading())
     api.send(VEHICLE, vehicle_reading())
@@ -78,6 +86,8 @@ SIMPLE: dict[str, Callable[[Api], TestResponse]] = {
     "BAD_FIELD": lambda api: api.patch("/v1/meters/meter-404", {"maxPowerKw": "much"}),
     "UNKNOWN_ASSIGNMENT": lambda api: api.delete("/v1/meter-assignments/1"),
     "ASSIGNMENT_OVERLAPS": assigned_twice,
+    "UNKNOWN_ALARM": lambda api: api.get("/v1/alarms/1"),
+    "ALARM_STATE": acknowledged_twice,
     "BAD_REQUEST": lambda api: raising(api, BadRequest()),
     "INTERNAL_ERROR": lambda api: raising(api, ZeroDivisionError()),
 }

@@ -79,14 +79,20 @@ def from_two_powers(first: tuple[float, float], second: tuple[float, float]) -> 
     return eta_c, low_kw * (eta_c - low_eff)
 
 
-def fit(evaluations: Sequence[Evaluation], sigma_floor_pts: float) -> Model:
-    """The vehicle's model from past evaluations."""
+def fit(
+    evaluations: Sequence[Evaluation], sigma_floor_pts: float, before: Model | None = None
+) -> Model:
+    """The vehicle's model from past evaluations.
+
+    What a summer cannot tell, how much it heats in the cold, is taken from the model `before`.
+    """
+    prior = _PRIOR if before is None else (*_PRIOR[:2], before.coefficients[2], _PRIOR[3])
     # Divided by the AC energy, so that each session's scatter weighs the same.
     rows = [[x / e.ac_kwh for x in _terms(e)] for e in evaluations]
     weights = [1.0] * len(rows)
-    coefficients: tuple[float, ...] = _PRIOR
+    coefficients: tuple[float, ...] = prior
     for _ in range(_ROUNDS):
-        coefficients = _weighted_ridge(rows, weights)
+        coefficients = _weighted_ridge(rows, weights, prior)
         misses = [1 - sum(b * x for b, x in zip(coefficients, r, strict=True)) for r in rows]
         scale = max(MAD_TO_SIGMA * median(abs(m) for m in misses), 1e-6)
         weights = [min(1.0, _HUBER * scale / max(abs(m), 1e-12)) for m in misses]
@@ -102,11 +108,13 @@ def _terms(e: Evaluation) -> tuple[float, float, float, float]:
     return e.dc_kwh, e.charging_hours, heated, 1.0
 
 
-def _weighted_ridge(rows: Sequence[Sequence[float]], weights: Sequence[float]) -> tuple[float, ...]:
+def _weighted_ridge(
+    rows: Sequence[Sequence[float]], weights: Sequence[float], priors: Sequence[float]
+) -> tuple[float, ...]:
     """Minimise sum w*(1 - b.x)^2 + scatter^2 * sum ((b - prior) / spread)^2."""
     size = len(_PRIOR)
     matrix = [[0.0] * (size + 1) for _ in range(size)]
-    for i, (prior, spread) in enumerate(zip(_PRIOR, _PRIOR_SPREAD, strict=True)):
+    for i, (prior, spread) in enumerate(zip(priors, _PRIOR_SPREAD, strict=True)):
         pull = (_SCATTER / spread) ** 2
         matrix[i][i], matrix[i][size] = pull, pull * prior
     for row, weight in zip(rows, weights, strict=True):

@@ -85,7 +85,9 @@ class Efficiency:
     def forget(self) -> None:
         """Another meter: nothing learnt before holds."""
         t = self.limits
-        self._recent = _Own(t.baseline_lag - 1, t.baseline_evaluations)
+        #: By floor: sessions at 2.3 kW and at 11 kW are 9 pt apart in a healthy vehicle.
+        self._recent: dict[float, _Own] = {}
+        self._floor = t.floor
         self._long = _Own(t.fit_lag, t.fit_max)
         self._model: model.Model | None = None
         self._fitted_at = 0
@@ -99,18 +101,18 @@ class Efficiency:
 
     def step(self, e: Evaluation) -> None:
         """Judge one evaluation, then learn from it unless an alarm is open."""
+        floor = self._floor = self.limits.floor_at(e.power_kw)
         baseline = self._median()
-        floor = self.limits.floor_at(e.power_kw)
         seen = self._seen(e, baseline, floor)
         self._low(e, seen, floor)
         self._drop(e, seen, baseline)
         self._shift(e, seen)
         opened = [latch.spans[-1].since for latch in self.latches if latch.is_open]
         if opened:
-            self._recent.forget_since(min(opened))
-            self._long.forget_since(min(opened))
+            for own in (*self._recent.values(), self._long):
+                own.forget_since(min(opened))
         else:
-            self._recent.take(e)
+            self._recent_at(floor).take(e)
             self._long.take(e)
             self._refit()
 
@@ -129,8 +131,13 @@ class Efficiency:
         )
 
     def _median(self) -> float | None:
-        kept = self._recent.kept
+        """The usual efficiency at the power of the last evaluation."""
+        kept = self._recent_at(self._floor).kept
         return median(e.efficiency for e in kept) if len(kept) >= self.limits.baseline_min else None
+
+    def _recent_at(self, floor: float) -> _Own:
+        t = self.limits
+        return self._recent.setdefault(floor, _Own(t.baseline_lag - 1, t.baseline_evaluations))
 
     def _seen(self, e: Evaluation, baseline: float | None, floor: float) -> Evidence:
         """What A1 sees; the others replace value, threshold and breach."""
@@ -187,7 +194,7 @@ class Efficiency:
         t, entered = self.limits, self._long.entered
         due = self._model is None or entered - self._fitted_at >= t.refit_every
         if entered >= t.fit_min and due:
-            self._model = model.fit(self._long.kept, t.sigma_floor_pts)
+            self._model = model.fit(self._long.kept, t.sigma_floor_pts, self._model)
             self._fitted_at = entered
 
     def end(self, rule: str, at: datetime, why: str) -> None:
