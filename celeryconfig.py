@@ -12,12 +12,16 @@ from kombu.entity import Exchange, Queue
 QUEUE_FLUSH = "flush"  # doorbells: stream -> history; wants to start at once
 QUEUE_ROLLUP = "rollup"  # ticks: history -> summary; may take seconds, so never in flush's pool
 QUEUE_MAINTENANCE = "maintenance"  # partitions and retention; may take minutes
-QUEUE_NAMES = (QUEUE_FLUSH, QUEUE_ROLLUP, QUEUE_MAINTENANCE)
+QUEUE_WEBHOOKS = "webhooks"  # waits for strangers' servers: in nobody else's pool
+QUEUE_NAMES = (QUEUE_FLUSH, QUEUE_ROLLUP, QUEUE_MAINTENANCE, QUEUE_WEBHOOKS)
 
 #: Seconds between two looks for readings whose doorbell was lost.
 SWEEP_SECONDS = 1.0
 #: Seconds between two looks at the calendar of partitions.
 PARTITIONS_SECONDS = 3600.0
+#: Seconds between two looks for webhooks that are due, and for old ones to forget.
+WEBHOOKS_SECONDS = 5.0
+PRUNE_WEBHOOKS_SECONDS = 3600.0
 ROLLUP_SECONDS = float(os.environ.get("ROLLUP_INTERVAL_SECONDS", "10"))
 
 # --- the broker ---------------------------------------------------------------------------------
@@ -59,10 +63,12 @@ task_routes = {
     "sweep-streams": {"queue": QUEUE_FLUSH},
     "roll-up": {"queue": QUEUE_ROLLUP},
     "keep-partitions": {"queue": QUEUE_MAINTENANCE},
+    "deliver-webhooks": {"queue": QUEUE_WEBHOOKS},
+    "prune-webhooks": {"queue": QUEUE_MAINTENANCE},
 }
 
 # --- workers ------------------------------------------------------------------------------------
-imports = ("workers.flush", "workers.rollup", "workers.partitions")
+imports = ("workers.flush", "workers.rollup", "workers.partitions", "workers.webhooks")
 task_time_limit = 300  # SIGKILL is safe by design; a soft limit's exception inside COMMIT is not
 worker_prefetch_multiplier = 1  # a worker reserves only what it can start
 worker_max_tasks_per_child = 20_000  # a leak in any library ends with its process
@@ -102,6 +108,17 @@ beat_schedule = {
         "task": "keep-partitions",
         "schedule": PARTITIONS_SECONDS,
         "options": {"expires": PARTITIONS_SECONDS},
+    },
+    # workers/webhooks.py
+    "deliver-webhooks": {
+        "task": "deliver-webhooks",
+        "schedule": WEBHOOKS_SECONDS,
+        "options": {"expires": 2 * WEBHOOKS_SECONDS},
+    },
+    "prune-webhooks": {
+        "task": "prune-webhooks",
+        "schedule": PRUNE_WEBHOOKS_SECONDS,
+        "options": {"expires": PRUNE_WEBHOOKS_SECONDS},
     },
 }
 timezone = "UTC"

@@ -38,6 +38,8 @@ class Settings:
     rollup_interval_seconds: float
     #: History partitions older than this are dropped; 0 keeps everything.
     retention_days: int
+    #: Whether webhooks may go to private and loopback addresses: for a receiver next door.
+    webhook_allow_private: bool
     #: "console" for people, "json" for log collectors.
     log_format: str
 
@@ -61,5 +63,6 @@ def load() -> Settings:
         stream_memory_max_percent=env.int("STREAM_MEMORY_MAX_PERCENT", 70),
         rollup_interval_seconds=env.float("ROLLUP_INTERVAL_SECONDS", 10.0),
         retention_days=env.int("RETENTION_DAYS", 0),
+        webhook_allow_private=env.bool("WEBHOOK_ALLOW_PRIVATE", False),
         log_format=env.str("LOG_FORMAT", "console"),
     )

@@ -17,6 +17,7 @@ from models.derived import (
 )
 from models.registry import ApiKey, Fleet, Meter, MeterAssignment, Vehicle
 from models.telemetry import MeterHistory, MeterLatest, VehicleHistory, VehicleLatest
+from models.webhooks import WebhookDelivery, WebhookEndpoint, WebhookEvent
 
 __all__ = [
     "ApiKey",
@@ -38,4 +39,7 @@ __all__ = [
     "VehicleLatest",
     "VehiclePerformance",
     "VehicleRegisterEvent",
+    "WebhookDelivery",
+    "WebhookEndpoint",
+    "WebhookEvent",
 ]

@@ -10,7 +10,7 @@ from flask import Flask, Response
 from flask.json.provider import DefaultJSONProvider
 
 import settings
-from web import analytics, cli, devices, errors, health, ingestion, openapi, registry
+from web import analytics, cli, devices, errors, health, ingestion, openapi, registry, webhooks
 from web.admission import Admission
 from web.auth import KeyRing
 from workers import logs
@@ -52,6 +52,7 @@ def _register_routes(app: Flask) -> None:
         analytics.blueprint(keys),
         *devices.blueprints(keys),
         registry.blueprint(keys),
+        webhooks.blueprint(keys),
     )
     for blueprint in protected:
         api.register_blueprint(blueprint)
