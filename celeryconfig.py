@@ -22,6 +22,8 @@ PARTITIONS_SECONDS = 3600.0
 #: Seconds between two looks for webhooks that are due, and for old ones to forget.
 WEBHOOKS_SECONDS = 5.0
 PRUNE_WEBHOOKS_SECONDS = 3600.0
+#: Seconds between two looks whether what was accepted is all accounted for.
+CONSERVATION_SECONDS = 10.0
 ROLLUP_SECONDS = float(os.environ.get("ROLLUP_INTERVAL_SECONDS", "10"))
 
 # --- the broker ---------------------------------------------------------------------------------
@@ -65,10 +67,17 @@ task_routes = {
     "keep-partitions": {"queue": QUEUE_MAINTENANCE},
     "deliver-webhooks": {"queue": QUEUE_WEBHOOKS},
     "prune-webhooks": {"queue": QUEUE_MAINTENANCE},
+    "check-conservation": {"queue": QUEUE_MAINTENANCE},
 }
 
 # --- workers ------------------------------------------------------------------------------------
-imports = ("workers.flush", "workers.rollup", "workers.partitions", "workers.webhooks")
+imports = (
+    "workers.flush",
+    "workers.rollup",
+    "workers.partitions",
+    "workers.webhooks",
+    "workers.conservation",
+)
 task_time_limit = 300  # SIGKILL is safe by design; a soft limit's exception inside COMMIT is not
 worker_prefetch_multiplier = 1  # a worker reserves only what it can start
 worker_max_tasks_per_child = 20_000  # a leak in any library ends with its process
@@ -119,6 +128,12 @@ beat_schedule = {
         "task": "prune-webhooks",
         "schedule": PRUNE_WEBHOOKS_SECONDS,
         "options": {"expires": PRUNE_WEBHOOKS_SECONDS},
+    },
+    # workers/conservation.py
+    "check-conservation": {
+        "task": "check-conservation",
+        "schedule": CONSERVATION_SECONDS,
+        "options": {"expires": CONSERVATION_SECONDS},
     },
 }
 timezone = "UTC"

@@ -4,6 +4,7 @@ Functions in this room take a connection and never commit: the caller owns the t
 """
 
 from models.base import Base
+from models.conservation import FlushReceipt, OperatorDecision, StreamTally
 from models.derived import (
     DeadLetter,
     MeterDirtyHour,
@@ -24,6 +25,7 @@ __all__ = [
     "Base",
     "DeadLetter",
     "Fleet",
+    "FlushReceipt",
     "Meter",
     "MeterAssignment",
     "MeterDirtyHour",
@@ -31,7 +33,9 @@ __all__ = [
     "MeterHistory",
     "MeterLatest",
     "MeterRegisterEvent",
+    "OperatorDecision",
     "ReadingConflict",
+    "StreamTally",
     "Vehicle",
     "VehicleDirtyHour",
     "VehicleEnergyHourly",

@@ -10,7 +10,18 @@ from flask import Flask, Response
 from flask.json.provider import DefaultJSONProvider
 
 import settings
-from web import analytics, cli, devices, errors, health, ingestion, openapi, registry, webhooks
+from web import (
+    analytics,
+    cli,
+    devices,
+    errors,
+    health,
+    ingestion,
+    openapi,
+    operations,
+    registry,
+    webhooks,
+)
 from web.admission import Admission
 from web.auth import KeyRing
 from workers import logs
@@ -39,6 +50,7 @@ def create_app() -> Flask:
     app.config.update(openapi.CONFIG)
     errors.register(app)
     cli.register(app)
+    operations.register(app)
     _register_routes(app)
     app.after_request(_add_headers)
     return app
