@@ -270,7 +270,7 @@ def audit(kind: Kind) -> Audit:
 def _orphans(kind: Kind, delivered: str) -> Iterator[str]:
     """Ids of entries up to `delivered` that are in the stream and pending for nobody."""
     after = "-"
-    while page := client().xrange(_key(kind), after, delivered, count=AUDIT_PAGE):
+    while page := cast(list[Any], client().xrange(_key(kind), after, delivered, count=AUDIT_PAGE)):
         ids = [entry_id.decode() for entry_id, _ in page]
         unclaimed = [entry_id for entry_id in ids if not _is_pending(kind, entry_id)]
         # What was stored and removed since the page was read is no orphan: it is there no more.
