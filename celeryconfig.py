@@ -9,7 +9,7 @@ import os
 from kombu.entity import Exchange, Queue
 
 #: Every queue, and what it carries. A worker started without -Q consumes them all.
-QUEUE_FLUSH = "flush"  # doorbells: stream -> history; wants to start at once
+QUEUE_FLUSH = "flush"  # doorbells and looks at the stream; wants to start at once
 QUEUE_ROLLUP = "rollup"  # ticks: history -> summary; may take seconds, so never in flush's pool
 QUEUE_MAINTENANCE = "maintenance"  # partitions and retention; may take minutes
 QUEUE_WEBHOOKS = "webhooks"  # waits for strangers' servers: in nobody else's pool
@@ -67,7 +67,7 @@ task_routes = {
     "keep-partitions": {"queue": QUEUE_MAINTENANCE},
     "deliver-webhooks": {"queue": QUEUE_WEBHOOKS},
     "prune-webhooks": {"queue": QUEUE_MAINTENANCE},
-    "check-conservation": {"queue": QUEUE_MAINTENANCE},
+    "check-conservation": {"queue": QUEUE_FLUSH},
 }
 
 # --- workers ------------------------------------------------------------------------------------

@@ -422,9 +422,19 @@ def settle_gone(
 
 
 def oldest_due(conn: Connection, now: datetime) -> datetime | None:
-    """Since when the longest waiting delivery is due; None when none is."""
-    due = select(func.min(WebhookDelivery.next_attempt_at)).where(
-        WebhookDelivery.state == PENDING, WebhookDelivery.next_attempt_at <= now
+    """Since when the longest waiting delivery could be made; None when none could.
+
+    What waits for a receiver in trouble is that one's affair, not a sign of ours being slow.
+    """
+    due = (
+        select(func.min(WebhookDelivery.next_attempt_at))
+        .join(WebhookEndpoint, WebhookEndpoint.id == WebhookDelivery.endpoint_id)
+        .where(
+            WebhookDelivery.state == PENDING,
+            WebhookDelivery.next_attempt_at <= now,
+            WebhookEndpoint.disabled_at.is_(None),
+            func.coalesce(WebhookEndpoint.quiet_until, now) <= now,
+        )
     )
     found: datetime | None = conn.execute(due).scalar_one()
     return found
@@ -432,8 +442,15 @@ def oldest_due(conn: Connection, now: datetime) -> datetime | None:
 
 def prune(conn: Connection, before: datetime, limit: int) -> int:
     """Forget up to `limit` events older than `before` that nobody waits for; how many."""
-    waited_for = select(WebhookDelivery.event_id).where(
-        WebhookDelivery.event_id == WebhookEvent.id, WebhookDelivery.state == PENDING
+    # An event that was written while its endpoint was being disabled stays pending: nobody waits.
+    waited_for = (
+        select(WebhookDelivery.event_id)
+        .join(WebhookEndpoint, WebhookEndpoint.id == WebhookDelivery.endpoint_id)
+        .where(
+            WebhookDelivery.event_id == WebhookEvent.id,
+            WebhookDelivery.state == PENDING,
+            WebhookEndpoint.disabled_at.is_(None),
+        )
     )
     old = (
         select(WebhookEvent.id)

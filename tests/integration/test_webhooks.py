@@ -17,18 +17,23 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
+from sqlalchemy.exc import OperationalError
 
 import settings
 from models import webhooks
 from models.engine import engine, transaction
 from tests.factories import at, execute, rows
+from tests.integration.test_flush import Faults
 from tests.receiver import Receiver, receiving
+from tests.web.calls import counted
 from workers import webhook_post
 from workers import webhooks as sender
 from workers.webhook_post import signature
@@ -644,6 +649,57 @@ def test_old_events_are_forgotten_unless_somebody_waits_for_them(
     left = {str(row["id"]) for row in rows("SELECT id FROM webhook_events")}
     assert left == {waiting, young}
     assert not left & {delivered, unwanted}
+
+
+def test_an_event_written_while_its_endpoint_was_disabled_is_forgotten_too(
+    fleet: int, clock: Clock
+) -> None:
+    register(fleet, "http://127.0.0.1:1/")
+    happen(fleet)
+    execute("UPDATE webhook_endpoints SET disabled_at = now()")
+    execute("UPDATE webhook_events SET created_at = :at", at=clock.now - sender.KEEP)
+    assert tick(clock) == outcome()
+    assert counted("energy_webhook_oldest_due_seconds") == 0
+    assert sender.prune(clock.now + timedelta(seconds=1)) == 1
+    assert rows("SELECT * FROM webhook_deliveries") == []
+
+
+def test_the_oldest_due_delivery_is_a_metric(
+    fleet: int, receiver: Receiver, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(fleet, receiver.url)
+    happen(fleet)
+    execute("UPDATE webhook_deliveries SET next_attempt_at = :at", at=clock.now)
+    clock.forward(90)
+    with monkeypatch.context() as full:
+        full.setattr(sender, "TICK_SECONDS", -1.0)  # as when there is no time left for more
+        assert tick(clock) == outcome()
+    assert counted("energy_webhook_oldest_due_seconds") == 90
+    receiver.answers = [500]
+    assert tick(clock) == outcome(failed=1)
+    assert counted("energy_webhook_oldest_due_seconds") == 0, "that is the receiver's affair"
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_whichever_call_fails_the_event_arrives_under_its_id(
+    fleet: int, receiver: Receiver, clock: Clock, monkeypatch: pytest.MonkeyPatch, after: bool
+) -> None:
+    """Every call to PostgreSQL in turn, until a run gets by without failing one."""
+    register(fleet, receiver.url)
+    for fail_at in range(1, 100):
+        event_id = happen(fleet)
+        with monkeypatch.context() as patched:
+            faults = Faults(patched, fail_at, after=after)
+            with suppress(psycopg.OperationalError, OperationalError):
+                tick(clock)
+        clock.forward(sender.LEASE.total_seconds() + 1)
+        tick(clock)
+        assert 1 <= receiver.event_ids.count(event_id) <= 2
+        left = rows("SELECT * FROM webhook_deliveries WHERE state <> 'delivered'")
+        assert left == [], fail_at
+        if faults.calls < fail_at:
+            return
+    raise AssertionError("no run got by without a fault")
 
 
 def test_the_tasks_send_and_forget(fleet: int, receiver: Receiver) -> None:
