@@ -150,7 +150,7 @@ _RECEIPT = """
     )
     SELECT made.id, ARRAY (
         SELECT unnest(entry_ids) FROM flush_receipts
-        WHERE kind = %(kind)s AND id IS DISTINCT FROM %(spent)s AND entry_ids && %(ids)s
+        WHERE kind = %(kind)s AND entry_ids && %(ids)s
     ) FROM made
 """
 
