@@ -9,10 +9,11 @@ import os
 from kombu.entity import Exchange, Queue
 
 #: Every queue, and what it carries. A worker started without -Q consumes them all.
-QUEUE_FLUSH = "flush"  # doorbells: stream -> history; wants to start at once
+QUEUE_FLUSH = "flush"  # doorbells and looks at the stream; wants to start at once
 QUEUE_ROLLUP = "rollup"  # ticks: history -> summary; may take seconds, so never in flush's pool
 QUEUE_MAINTENANCE = "maintenance"  # partitions and retention; may take minutes
-QUEUE_NAMES = (QUEUE_FLUSH, QUEUE_ROLLUP, QUEUE_MAINTENANCE)
+QUEUE_WEBHOOKS = "webhooks"  # waits for strangers' servers: in nobody else's pool
+QUEUE_NAMES = (QUEUE_FLUSH, QUEUE_ROLLUP, QUEUE_MAINTENANCE, QUEUE_WEBHOOKS)
 
 #: Seconds between two looks for readings whose doorbell was lost.
 SWEEP_SECONDS = 1.0
@@ -20,6 +21,11 @@ SWEEP_SECONDS = 1.0
 EPISODES_SECONDS = 60.0
 #: Seconds between two looks at the calendar of partitions.
 PARTITIONS_SECONDS = 3600.0
+#: Seconds between two looks for webhooks that are due, and for old ones to forget.
+WEBHOOKS_SECONDS = 5.0
+PRUNE_WEBHOOKS_SECONDS = 3600.0
+#: Seconds between two looks whether what was accepted is all accounted for.
+CONSERVATION_SECONDS = 10.0
 ROLLUP_SECONDS = float(os.environ.get("ROLLUP_INTERVAL_SECONDS", "10"))
 ALARM_SECONDS = float(os.environ.get("ALARM_INTERVAL_SECONDS", "60"))
 
@@ -64,6 +70,9 @@ task_routes = {
     "find-episodes": {"queue": QUEUE_MAINTENANCE},
     "watch-alarms": {"queue": QUEUE_ROLLUP},
     "keep-partitions": {"queue": QUEUE_MAINTENANCE},
+    "deliver-webhooks": {"queue": QUEUE_WEBHOOKS},
+    "prune-webhooks": {"queue": QUEUE_MAINTENANCE},
+    "check-conservation": {"queue": QUEUE_FLUSH},
 }
 
 # --- workers ------------------------------------------------------------------------------------
@@ -73,6 +82,8 @@ imports = (
     "workers.episodes",
     "workers.watch",
     "workers.partitions",
+    "workers.webhooks",
+    "workers.conservation",
 )
 task_time_limit = 300  # SIGKILL is safe by design; a soft limit's exception inside COMMIT is not
 worker_prefetch_multiplier = 1  # a worker reserves only what it can start
@@ -125,6 +136,23 @@ beat_schedule = {
         "task": "keep-partitions",
         "schedule": PARTITIONS_SECONDS,
         "options": {"expires": PARTITIONS_SECONDS},
+    },
+    # workers/webhooks.py
+    "deliver-webhooks": {
+        "task": "deliver-webhooks",
+        "schedule": WEBHOOKS_SECONDS,
+        "options": {"expires": 2 * WEBHOOKS_SECONDS},
+    },
+    "prune-webhooks": {
+        "task": "prune-webhooks",
+        "schedule": PRUNE_WEBHOOKS_SECONDS,
+        "options": {"expires": PRUNE_WEBHOOKS_SECONDS},
+    },
+    # workers/conservation.py
+    "check-conservation": {
+        "task": "check-conservation",
+        "schedule": CONSERVATION_SECONDS,
+        "options": {"expires": CONSERVATION_SECONDS},
     },
 }
 timezone = "UTC"

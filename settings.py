@@ -53,6 +53,8 @@ class Settings:
     currency: str
     #: kg of CO2 per kWh drawn from the grid; without it none is shown.
     grid_factor_kg_per_kwh: float | None
+    #: Whether webhooks may go to private and loopback addresses: for a receiver next door.
+    webhook_allow_private: bool
     #: "console" for people, "json" for log collectors.
     log_format: str
 
@@ -84,5 +86,6 @@ def load() -> Settings:
         tariff_per_kwh=env.float("TARIFF_PER_KWH", None),
         currency=env.str("CURRENCY", "EUR"),
         grid_factor_kg_per_kwh=env.float("GRID_FACTOR_KG_PER_KWH", None),
+        webhook_allow_private=env.bool("WEBHOOK_ALLOW_PRIVATE", False),
         log_format=env.str("LOG_FORMAT", "console"),
     )

@@ -13,6 +13,7 @@ from models.alarming import (
     VehicleDay,
 )
 from models.base import Base
+from models.conservation import FlushReceipt, OperatorDecision, StreamTally
 from models.derived import (
     DeadLetter,
     MeterDirtyHour,
@@ -28,6 +29,7 @@ from models.derived import (
 from models.evidence import DayBegun, VehicleHourChanged
 from models.registry import ApiKey, Fleet, Meter, MeterAssignment, Vehicle
 from models.telemetry import MeterHistory, MeterLatest, VehicleHistory, VehicleLatest
+from models.webhooks import WebhookDelivery, WebhookEndpoint, WebhookEvent
 
 __all__ = [
     "Alarm",
@@ -40,6 +42,7 @@ __all__ = [
     "DeadLetter",
     "EpisodesDirty",
     "Fleet",
+    "FlushReceipt",
     "Meter",
     "MeterAssignment",
     "MeterDirtyHour",
@@ -47,7 +50,9 @@ __all__ = [
     "MeterHistory",
     "MeterLatest",
     "MeterRegisterEvent",
+    "OperatorDecision",
     "ReadingConflict",
+    "StreamTally",
     "Vehicle",
     "VehicleBaseline",
     "VehicleDay",
@@ -59,4 +64,7 @@ __all__ = [
     "VehicleLatest",
     "VehiclePerformance",
     "VehicleRegisterEvent",
+    "WebhookDelivery",
+    "WebhookEndpoint",
+    "WebhookEvent",
 ]

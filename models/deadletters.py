@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row, delete, select
 from sqlalchemy.dialects.postgresql import insert
 
+from models import conservation
 from models.derived import DeadLetter
 
 
@@ -31,3 +33,42 @@ def bury(conn: Connection, dead: Sequence[Dead]) -> None:
         for row in rows:  # a decoder's message may quote what no text column holds
             row["detail"] = row["detail"].replace("\0", "\\0")
         conn.execute(insert(DeadLetter).on_conflict_do_nothing(), rows)
+
+
+def find(
+    conn: Connection,
+    *,
+    kind: str | None = None,
+    code: str | None = None,
+    ids: Collection[int] | None = None,
+    after: int = 0,
+    limit: int,
+) -> Sequence[Row[Any]]:
+    """Dead letters by id: of a kind, with a reason code, among `ids`, if wanted."""
+    query = select(DeadLetter.__table__).where(DeadLetter.id > after)
+    if kind is not None:
+        query = query.where(DeadLetter.kind == kind)
+    if code is not None:
+        query = query.where(DeadLetter.reason == code)
+    if ids is not None:
+        query = query.where(DeadLetter.id.in_(ids))
+    return conn.execute(query.order_by(DeadLetter.id).limit(limit)).all()
+
+
+def take(conn: Connection, letter_id: int, *, decision: str, reason: str) -> Row[Any] | None:
+    """Remove a letter and write the audit line; the letter, or None when it is gone already.
+
+    Nobody else decides about it until the caller's transaction ends.
+    """
+    statement = delete(DeadLetter).where(DeadLetter.id == letter_id)
+    letter = conn.execute(statement.returning(*DeadLetter.__table__.columns)).one_or_none()
+    if letter is not None:
+        conservation.decide(
+            conn,
+            kind=letter.kind,
+            decision=decision,
+            subject=f"dead letter {letter.id}: entry {letter.entry_id}, position"
+            f" {letter.position}, fleet {letter.fleet_id}, {letter.reason}",
+            reason=reason,
+        )
+    return letter

@@ -47,8 +47,8 @@ class Stack:
     supervisor: Supervisor
 
     def pid(self, name: str) -> int:
-        """The process of "web", "worker-flush", "worker-rollup", "beat", "flower", "postgres",
-        "stream" or "broker". Raises KeyError when it does not run.
+        """The process of "web", "worker-flush", "worker-rollup", "worker-webhooks", "beat",
+        "flower", "postgres", "stream" or "broker". Raises KeyError when it does not run.
         """
         return self.supervisor.pid(name)
 

@@ -57,6 +57,7 @@ def app_programs(api_port: int, flower_port: int) -> tuple[Program, ...]:
         Program(
             "worker-rollup", "app", _worker("rollup", "rollup,maintenance", 1), "TERM", patience
         ),
+        Program("worker-webhooks", "app", _worker("webhooks", "webhooks", 1), "TERM", patience),
         Program("beat", "app", _celery("beat")),
         Program(
             "flower",

@@ -64,6 +64,7 @@ def empty_servers() -> None:
     with transaction() as conn:
         driver(conn).execute(f"TRUNCATE {tables} RESTART IDENTITY CASCADE")
     flush._device_keys = DeviceKeys()
+    flush._spent_receipts.clear()
     urls = settings.load()
     for url in (urls.stream_url, urls.celery_broker_url):
         with redis.Redis.from_url(url) as client:

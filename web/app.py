@@ -10,7 +10,19 @@ from flask import Flask, Response
 from flask.json.provider import DefaultJSONProvider
 
 import settings
-from web import alarms, analytics, cli, devices, errors, health, ingestion, openapi, registry
+from web import (
+    alarms,
+    analytics,
+    cli,
+    devices,
+    errors,
+    health,
+    ingestion,
+    openapi,
+    operations,
+    registry,
+    webhooks,
+)
 from web.admission import Admission
 from web.auth import KeyRing
 from workers import logs
@@ -39,6 +51,7 @@ def create_app() -> Flask:
     app.config.update(openapi.CONFIG)
     errors.register(app)
     cli.register(app)
+    operations.register(app)
     _register_routes(app)
     app.after_request(_add_headers)
     return app
@@ -53,6 +66,7 @@ def _register_routes(app: Flask) -> None:
         *devices.blueprints(keys),
         registry.blueprint(keys),
         *alarms.blueprints(keys),
+        webhooks.blueprint(keys),
     )
     for blueprint in protected:
         api.register_blueprint(blueprint)

@@ -15,8 +15,11 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from models import checks
-from models.engine import transaction
+from models import checks, conservation
+from models.clock import rfc3339
+from models.conservation import StreamTally
+from models.engine import reading, transaction
+from models.kinds import KINDS
 from workers import stream
 from workers.stream import StreamUnavailable
 
@@ -33,8 +36,10 @@ def healthz() -> dict[str, str]:
 def readyz() -> tuple[dict[str, Any], int]:
     """200 when everything that 202 promises holds; else 503 with each unmet condition by name."""
     unmet = _stream_conditions() | _database_conditions()
-    status = {"status": "ready"} if not unmet else {"status": "not ready", "unmet": unmet}
-    return status, 200 if not unmet else 503
+    status: dict[str, Any] = {"status": "not ready", "unmet": unmet} if unmet else {}
+    if not {"STREAM_UNAVAILABLE", "DATABASE_UNAVAILABLE", "MIGRATIONS_PENDING"} & unmet.keys():
+        status["streams"] = _streams()
+    return {"status": "ready"} | status, 200 if not unmet else 503
 
 
 @blueprint.get("/metrics")
@@ -62,6 +67,42 @@ def _database_conditions() -> dict[str, str]:
         return {"MIGRATIONS_PENDING": "the schema has never been made"}
     except (DBAPIError, PoolTimeout) as error:
         return {"DATABASE_UNAVAILABLE": str(error).splitlines()[0]}
+
+
+def _streams() -> dict[str, dict[str, Any]]:
+    """Per kind: how old the oldest waiting request is, and whether all that was accepted is there.
+
+    Details, no condition: to turn readings away would not bring lost ones back.
+    """
+    with reading() as conn:
+        tallies = {tally.kind: tally for tally in conservation.tallies(conn)}
+    details = {}
+    for kind in KINDS.values():
+        backlog, tally = stream.backlog(kind), tallies.get(kind.name)
+        details[kind.name] = {
+            "waitingRequests": backlog.entries,
+            "oldestWaitingSeconds": backlog.oldest_seconds,
+            "conservation": None if tally is None else _conserved(tally),
+        }
+    return details
+
+
+def _conserved(tally: StreamTally) -> dict[str, Any]:
+    return {
+        "settledRequests": tally.entries,
+        "settledReadings": tally.readings,
+        "inserted": tally.inserted,
+        "duplicates": tally.duplicates,
+        "conflicts": tally.conflicts,
+        "dead": tally.dead,
+        "differences": {
+            "requests": tally.requests_lost,
+            "forgotten": tally.requests_forgotten,
+            "readings": tally.readings_lost,
+            "deadLetters": tally.dead_letters_lost,
+        },
+        "checkedAt": tally.checked_at and rfc3339(tally.checked_at),
+    }
 
 
 @cache

@@ -27,8 +27,9 @@ from celery import current_task
 from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
-from models import deadletters, writes
+from models import conservation, deadletters, writes
 from models.codec import Row
+from models.conservation import AlreadySettled, Settled
 from models.deadletters import Dead
 from models.engine import transaction
 from models.kinds import KINDS, Kind
@@ -36,7 +37,7 @@ from models.writes import NOTHING, Stored
 from workers import doorbell, stream
 from workers.celery import app
 from workers.devices import DeviceKeys
-from workers.entries import Reading, decode
+from workers.entries import WHOLE_ENTRY, Reading, decode
 from workers.metrics import (
     FLUSH_SECONDS,
     OLDEST_READING_SECONDS,
@@ -68,6 +69,9 @@ _SCHEMA_ERRORS = (
 _VALUE_ERRORS = (UnicodeEncodeError, ValueError, OverflowError, TypeError)
 
 _device_keys = DeviceKeys()
+#: The receipt of each kind's last batch, once that has left the stream (models/conservation.py).
+#: One that a crash leaves behind is cleared away by workers/conservation.py.
+_spent_receipts: dict[str, int] = {}
 
 
 #: Servers away are no defect: one line in the log instead of a traceback, every second.
@@ -124,14 +128,37 @@ def _batches(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
 def _move(kind: Kind, entries: Sequence[Entry]) -> tuple[Stored, int]:
     """Entries out of the stream into PostgreSQL: (what was stored, how many were buried)."""
     with FLUSH_SECONDS.labels(kind.name).time():
-        readings, buried = decode(kind, entries)
-        stored, dead = _commit(kind, readings, buried)
+        stored, dead, receipt = _settle(kind, entries)
         stream.remove(kind, entries)
+        if receipt is not None:
+            _spent_receipts[kind.name] = receipt
     return stored, dead
 
 
-def _commit(kind: Kind, readings: Sequence[Reading], buried: list[Dead]) -> tuple[Stored, int]:
-    """One transaction for all of it: (what was stored, how many readings were buried)."""
+def _settle(kind: Kind, entries: Sequence[Entry]) -> tuple[Stored, int, int | None]:
+    """Store entries and count them, once: (what was stored, how many were buried, the receipt)."""
+    try:
+        return _commit(kind, entries)
+    except AlreadySettled as settled:
+        # Whoever stored them died before it could remove them, or is slow. They are stored once
+        # more, which changes nothing, and not counted once more, which would.
+        again = [entry for entry in entries if entry.id in settled.entry_ids]
+        rest = [entry for entry in entries if entry.id not in settled.entry_ids]
+    stored, dead, receipt = _commit(kind, again, counted=False)
+    if rest:
+        more, more_dead, receipt = _settle(kind, rest)
+        stored, dead = stored + more, dead + more_dead
+    return stored, dead, receipt
+
+
+def _commit(
+    kind: Kind, entries: Sequence[Entry], *, counted: bool = True
+) -> tuple[Stored, int, int | None]:
+    """One transaction for all of it: (what was stored, how many were buried, the receipt).
+
+    Raises AlreadySettled when one of the entries is counted already.
+    """
+    readings, buried = decode(kind, entries)
     keys = _device_keys.resolve(kind, {(r.fleet_id, r.device_id) for r in readings})
     homeless = [r for r in readings if (r.fleet_id, r.device_id) not in keys]
     buried += [r.dead(kind, "UNKNOWN_FLEET", f"no fleet {r.fleet_id}") for r in homeless]
@@ -140,7 +167,18 @@ def _commit(kind: Kind, readings: Sequence[Reading], buried: list[Dead]) -> tupl
     with transaction() as conn:
         stored = store_or_bury(conn, kind, readings, keys, buried)
         deadletters.bury(conn, buried)
-    return stored, len(buried)
+        receipt = _count(conn, kind, entries, stored, buried) if counted else None
+    return stored, len(buried), receipt
+
+
+def _count(
+    conn: Connection, kind: Kind, entries: Sequence[Entry], stored: Stored, buried: Sequence[Dead]
+) -> int:
+    """Write down what becomes of the entries, with the transaction that makes it so."""
+    counts = {entry.id: entry.count for entry in entries}
+    dead = sum(counts[d.entry_id] if d.position == WHOLE_ENTRY else 1 for d in buried)
+    settled = Settled(list(counts), sum(counts.values()), stored, dead, len(buried))
+    return conservation.settle(conn, kind.name, settled, spent=_spent_receipts.get(kind.name))
 
 
 def store_or_bury(

@@ -45,6 +45,22 @@ ROLLUP_SECONDS = Histogram(
     "One tick of the rollup",
     buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
 )
+CONSERVATION_DIFFERENCE = Gauge(
+    "energy_conservation_difference",
+    "Accepted and not accounted for, by the law that says so; anything but 0 is an alarm",
+    ["kind", "law"],  # requests, forgotten, readings, dead_letters
+    multiprocess_mode="mostrecent",
+)
+WEBHOOKS_SENT = Counter(
+    "energy_webhooks_sent_total",
+    "Attempts to deliver a webhook, by what came of them",
+    ["outcome"],  # delivered, failed (will be tried again), dead (will not)
+)
+WEBHOOK_OLDEST_DUE_SECONDS = Gauge(
+    "energy_webhook_oldest_due_seconds",
+    "For how long the longest waiting webhook has been due after a tick",
+    multiprocess_mode="mostrecent",
+)
 STREAM_ENTRIES = Gauge(
     "energy_stream_entries",
     "Entries in the stream, waiting or being written",

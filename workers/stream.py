@@ -32,7 +32,7 @@ MULTI is never used: Redis refuses to queue commands in it when full, and could 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar, cast
@@ -51,6 +51,10 @@ FORMAT = b"1"
 BELL_MS = 2_000
 #: A consumer that held an entry for this long without finishing is taken for dead.
 CLAIM_IDLE_MS = 30_000
+#: Others take over after CLAIM_IDLE_MS, as soon as there is work: twice that is suspicious.
+SILENT_MS = 2 * CLAIM_IDLE_MS
+#: Entries an audit looks at in one go; they come with their bodies.
+AUDIT_PAGE = 100
 #: Of Redis (Valkey reports the Redis version it is compatible with).
 MIN_VERSION = 7
 #: Longest wait for Redis to answer; then the door says 503.
@@ -89,6 +93,39 @@ class Pressure:
     entries: int
     memory_percent: float
     writable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """What the server itself has counted of a stream, in the same write as each entry."""
+
+    #: Entries ever taken.
+    added: int
+    #: Entries there now.
+    length: int
+
+    @property
+    def removed(self) -> int:
+        """Entries that have left, whoever removed them."""
+        return self.added - self.length
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What of a stream is not in history yet."""
+
+    entries: int
+    oldest_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """What of a stream is not on the way to history."""
+
+    #: Delivered once, and pending for nobody: XGROUP DELCONSUMER throws pending entries away so.
+    orphans: list[str]
+    #: Consumers that have not been heard of, and how many entries they hold.
+    silent: dict[str, int]
 
 
 def _key(kind: Kind) -> str:
@@ -195,10 +232,88 @@ def waiting(kind: Kind) -> int:
     return int(client().xlen(_key(kind)))
 
 
+def census(kind: Kind) -> Census:
+    """The server's own count of a kind's stream; zeros for one that was never made."""
+    try:
+        told = client().xinfo_stream(_key(kind))
+    except redis.ResponseError as error:
+        if "no such key" not in str(error):
+            raise
+        return Census(0, 0)
+    return Census(int(told["entries-added"]), int(told["length"]))
+
+
+def present(kind: Kind, ids: Sequence[str]) -> set[str]:
+    """Those of `ids` that are in the stream."""
+    pipe = client().pipeline(transaction=False)
+    for entry_id in ids:
+        pipe.xrange(_key(kind), entry_id, entry_id)
+    return {entry_id for entry_id, found in zip(ids, pipe.execute(), strict=True) if found}
+
+
+def audit(kind: Kind) -> Audit:
+    """What the flush will never see again, or has not seen for long, unless somebody acts."""
+    server, key = client(), _key(kind)
+    if not server.exists(key):
+        return Audit([], {})
+    ensure_group(kind)
+    (group,) = [g for g in server.xinfo_groups(key) if g["name"] == GROUP.encode()]
+    delivered = cast(bytes, group["last-delivered-id"]).decode()
+    silent = {
+        cast(bytes, consumer["name"]).decode(): int(consumer["pending"])
+        for consumer in server.xinfo_consumers(key, GROUP)
+        if consumer["pending"] and int(consumer["idle"]) > SILENT_MS
+    }
+    return Audit(list(_orphans(kind, delivered)), silent)
+
+
+def _orphans(kind: Kind, delivered: str) -> Iterator[str]:
+    """Ids of entries up to `delivered` that are in the stream and pending for nobody."""
+    after = "-"
+    while page := cast(list[Any], client().xrange(_key(kind), after, delivered, count=AUDIT_PAGE)):
+        ids = [entry_id.decode() for entry_id, _ in page]
+        unclaimed = [entry_id for entry_id in ids if not _is_pending(kind, entry_id)]
+        # What was stored and removed since the page was read is no orphan: it is there no more.
+        yield from sorted(present(kind, unclaimed), key=_by_time)
+        after = f"({ids[-1]}"
+
+
+def _is_pending(kind: Kind, entry_id: str) -> bool:
+    return bool(client().xpending_range(_key(kind), GROUP, entry_id, entry_id, 1))
+
+
+def _by_time(entry_id: str) -> tuple[int, int]:
+    millis, _, serial = entry_id.partition("-")
+    return int(millis), int(serial)
+
+
+def rescue(kind: Kind, orphans: Sequence[str]) -> int:
+    """Let the flush have orphaned entries again, at once; how many."""
+    # Claimed for a consumer that does not work and looks silent: the next flush adopts them.
+    rescued = client().xclaim(
+        _key(kind), GROUP, "rescue", 0, list(orphans), idle=CLAIM_IDLE_MS, force=True, justid=True
+    )
+    return len(rescued)
+
+
+def unknown_keys(kinds: Sequence[Kind]) -> list[str]:
+    """Keys of the server that are none of ours: a misspelt stream, or another program's."""
+    ours = {name for kind in kinds for name in (_key(kind), _bell(kind))}
+    found = {key.decode(errors="replace") for key in client().scan_iter(count=1000)}
+    return sorted(found - ours)
+
+
 def oldest_us(kind: Kind) -> int | None:
     """When the oldest waiting entry was accepted (microseconds since 1970), None without one."""
     first = cast(list[Any], client().xrange(_key(kind), count=1))
     return int(first[0][0].partition(b"-")[0]) * 1000 if first else None
+
+
+def backlog(kind: Kind) -> Backlog:
+    """What waits, and for how long. Raises StreamUnavailable when the server does not say."""
+    asked_us = _try(now_us)  # before looking: an entry that comes in between is younger
+    entries, first_us = _try(lambda: (waiting(kind), oldest_us(kind)))
+    return Backlog(entries, 0.0 if first_us is None else max(asked_us - first_us, 0) / 1e6)
 
 
 def now_us() -> int:

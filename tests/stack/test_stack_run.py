@@ -26,7 +26,17 @@ from stack.ports import free_port, is_free
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
-NAMES = {"postgres", "stream", "broker", "web", "worker-flush", "worker-rollup", "beat", "flower"}
+NAMES = {
+    "postgres",
+    "stream",
+    "broker",
+    "web",
+    "worker-flush",
+    "worker-rollup",
+    "worker-webhooks",
+    "beat",
+    "flower",
+}
 
 
 def until(condition: Callable[[], object], seconds: float = 30) -> None:

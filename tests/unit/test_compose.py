@@ -60,7 +60,7 @@ def options(name: str) -> dict[str, Any]:
 def test_the_services_of_the_design_are_there() -> None:
     assert set(SERVICES) == {
         *("postgres", "pgadmin", "redis-stream", "redis-broker", "migrate"),
-        *("web", "worker", "worker-rollup", "beat", "flower"),
+        *("web", "worker", "worker-rollup", "worker-webhooks", "beat", "flower"),
     }
 
 
@@ -142,10 +142,14 @@ def test_volumes_and_mounted_files_exist() -> None:
 
 
 def test_workers_take_every_queue_once_and_beat_is_alone() -> None:
-    taken = [queue for name in ("worker", "worker-rollup") for queue in options(name)["queues"]]
+    workers = ("worker", "worker-rollup", "worker-webhooks")
+    taken = [queue for name in workers for queue in options(name)["queues"]]
     assert sorted(taken) == sorted(celeryconfig.QUEUE_NAMES)
     assert options("worker")["queues"] == ["flush"], "nothing else may keep readings waiting"
     assert options("worker")["hostname"].startswith("flush@")
+    assert options("worker-webhooks")["queues"] == ["webhooks"], (
+        "who waits for strangers waits alone"
+    )
     assert options("worker-rollup")["hostname"].startswith("rollup@")
     assert not options("worker")["beat"], "each replica would tick"
     assert options("beat")
@@ -178,7 +182,7 @@ def test_migrate_finds_its_configuration() -> None:
 
 def test_one_image_is_built_once_and_every_other_is_pinned() -> None:
     assert [name for name, service in SERVICES.items() if "build" in service] == ["migrate"]
-    assert len(ENGINE) == 6
+    assert len(ENGINE) == 7
     for image in {service["image"] for service in SERVICES.values()}:
         assert re.search(r":(?!latest)\S+$", image), image
 

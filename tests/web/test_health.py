@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -16,9 +17,11 @@ from models import engine
 from models.kinds import METER
 from stack import valkey
 from stack.ports import free_port
-from tests.factories import execute, meter_reading, rows
+from tests.factories import at, execute, flush_all, meter_reading, rows
 from tests.web.calls import Api, accepted, refused
 from web import create_app
+from workers import conservation as watch
+from workers import stream
 
 #: The tests' own PostgreSQL runs without these: nothing of it survives anyway.
 THROW_AWAY = {"FSYNC_OFF", "FULL_PAGE_WRITES_OFF"}
@@ -96,7 +99,46 @@ def test_ready_is_200(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> N
     )
     monkeypatch.setattr("models.checks._SETTINGS", safe)
     response = client.get("/readyz")
-    assert (response.status_code, response.json) == (200, {"status": "ready"})
+    assert (response.status_code, response.json["status"]) == (200, "ready")
+    assert "unmet" not in response.json
+
+
+def test_readyz_tells_how_old_the_oldest_waiting_request_is(api: Api) -> None:
+    assert api.client.get("/readyz").json["streams"]["meter"] == {
+        "waitingRequests": 0,
+        "oldestWaitingSeconds": 0.0,
+        "conservation": None,  # nothing was ever stored, nobody has looked
+    }
+    accepted(api.send(METER, meter_reading()))
+    time.sleep(0.1)
+    told = api.client.get("/readyz").json["streams"]
+    assert told["meter"]["waitingRequests"] == 1
+    assert 0.1 <= told["meter"]["oldestWaitingSeconds"] < 5
+    assert told["vehicle"]["oldestWaitingSeconds"] == 0.0
+
+
+def test_readyz_tells_whether_all_that_was_accepted_is_accounted_for(api: Api) -> None:
+    watch.check_conservation()
+    accepted(api.send(METER, [meter_reading(), meter_reading(), meter_reading(timestamp=at(1))]), 3)
+    flush_all()
+    watch.check_conservation()
+    told = api.client.get("/readyz").json["streams"]["meter"]["conservation"]
+    assert told.pop("checkedAt").endswith("Z")
+    assert told == {
+        "settledRequests": 1,
+        "settledReadings": 3,
+        "inserted": 2,
+        "duplicates": 1,
+        "conflicts": 0,
+        "dead": 0,
+        "differences": {"requests": 0, "forgotten": 0, "readings": 0, "deadLetters": 0},
+    }
+    stream.client().flushall()
+    watch.check_conservation()
+    response = api.client.get("/readyz")
+    told = response.json["streams"]["meter"]["conservation"]["differences"]
+    assert told == {"requests": -1, "forgotten": 1, "readings": 0, "deadLetters": 0}
+    assert {*response.json["unmet"]} == THROW_AWAY, "a past loss is no reason to turn readings away"
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ from web.answers import (
 )
 from web.openapi import IngestedSchema, ProblemSchema
 from web.refusals import REQUEST_REFUSALS
+from web.webhooks import DeliverySchema, RegisteredWebhookSchema, WebhookEventSchema, WebhookSchema
 
 
 @pytest.fixture
@@ -211,6 +212,37 @@ ANSWERS |= {
         ReplaySchema,
         lambda api: api.get("/v1/analytics/rules/replay", floorPct=80),
     ),
+}
+HOOK = {"url": "https://93.184.216.34/"}
+HOOKS = "/v1/webhooks"
+_ONE_HOOK = f"{HOOKS}/<int(max=2147483647):webhook_id>"
+
+
+def _webhook(api: Api) -> str:
+    """The address of a webhook to which a test event is on its way."""
+    path = f"{HOOKS}/{api.post(HOOKS, HOOK).json['id']}"
+    api.post(f"{path}/test", {})
+    return path
+
+
+def _redelivered(api: Api) -> TestResponse:
+    path = f"{_webhook(api)}/deliveries"
+    event_id = api.get(path).json["items"][0]["eventId"]
+    return api.post(f"{path}/{event_id}/redeliver", {})
+
+
+ANSWERS |= {
+    f"POST {HOOKS}": (RegisteredWebhookSchema, lambda api: api.post(HOOKS, HOOK)),
+    f"GET {HOOKS}": (page_of("Page", WebhookSchema), lambda api: api.get(HOOKS, limit=1)),
+    f"POST {_ONE_HOOK}/test": (
+        WebhookEventSchema,
+        lambda api: api.post(f"{_webhook(api)}/test", {}),
+    ),
+    f"GET {_ONE_HOOK}/deliveries": (
+        page_of("Page", DeliverySchema),
+        lambda api: api.get(f"{_webhook(api)}/deliveries", limit=1),
+    ),
+    f"POST {_ONE_HOOK}/deliveries/<uuid:event_id>/redeliver": (WebhookEventSchema, _redelivered),
 }
 for _kind, _path in ((METER, METERS), (VEHICLE, VEHICLES)):
     _device = f"{_path}/{_kind}-001"

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from werkzeug.exceptions import BadRequest
@@ -15,7 +16,7 @@ from werkzeug.test import TestResponse
 import settings
 from models.kinds import METER, VEHICLE
 from stack.ports import free_port
-from tests.factories import at, flush_all, meter_reading, vehicle_reading
+from tests.factories import at, execute, flush_all, meter_reading, vehicle_reading
 from tests.web.alarming import alarmed
 from tests.web.calls import Api, bearer, counted, encoded, refused, waiting
 from tests.web.conftest import MakeKey
@@ -67,6 +68,26 @@ def assigned_twice(api: Api) -> TestResponse:
     return api.post("/v1/meter-assignments", pair | {"from": at(5)})
 
 
+HOOKS = {"url": "https://93.184.216.34/hook"}
+
+
+def twenty_webhooks(api: Api) -> TestResponse:
+    for _ in range(20):
+        assert api.post("/v1/webhooks", HOOKS).status_code == 201
+    return api.post("/v1/webhooks", HOOKS)
+
+
+def disabled_webhook(api: Api) -> TestResponse:
+    made = api.post("/v1/webhooks", HOOKS).json["id"]
+    execute("UPDATE webhook_endpoints SET disabled_at = now()")
+    return api.post(f"/v1/webhooks/{made}/test", {})
+
+
+def never_sent(api: Api) -> TestResponse:
+    made = api.post("/v1/webhooks", HOOKS).json["id"]
+    return api.post(f"/v1/webhooks/{made}/deliveries/{UUID(int=0)}/redeliver", {})
+
+
 #: Code -> what a caller does to be refused with it.
 SIMPLE: dict[str, Callable[[Api], TestResponse]] = {
     "MALFORMED_JSON": lambda api: api.send(METER, b"{"),
@@ -88,6 +109,11 @@ SIMPLE: dict[str, Callable[[Api], TestResponse]] = {
     "ASSIGNMENT_OVERLAPS": assigned_twice,
     "UNKNOWN_ALARM": lambda api: api.get("/v1/alarms/1"),
     "ALARM_STATE": acknowledged_twice,
+    "UNKNOWN_WEBHOOK": lambda api: api.delete("/v1/webhooks/1"),
+    "UNKNOWN_DELIVERY": never_sent,
+    "TOO_MANY_WEBHOOKS": twenty_webhooks,
+    "WEBHOOK_DISABLED": disabled_webhook,
+    "WEBHOOK_TARGET_REFUSED": lambda api: api.post("/v1/webhooks", {"url": "http://127.0.0.1/"}),
     "BAD_REQUEST": lambda api: raising(api, BadRequest()),
     "INTERNAL_ERROR": lambda api: raising(api, ZeroDivisionError()),
 }

@@ -63,6 +63,8 @@ def theirs(other_admin: Api) -> Api:
     flush_all()
     pair = {"vehicleId": "vehicle-001", "meterId": "meter-001", "from": at(-500)}
     assert other_admin.post("/v1/meter-assignments", pair).status_code == 201
+    hook = {"url": "https://93.184.216.34/"}
+    assert other_admin.post("/v1/webhooks", hook).status_code == 201
     roll_up(NEXT_MIDNIGHT)
     alarmed(other_admin)
     return other_admin
