@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, text
 
+from models.engine import reading
+
 _SETTINGS = text("""
     SELECT name, setting FROM pg_settings
     WHERE name IN ('synchronous_commit', 'fsync', 'full_page_writes')
 """)
+
+
+def answers() -> None:
+    """Raises OperationalError when PostgreSQL does not answer."""
+    with reading() as conn:
+        conn.execute(text("SELECT 1"))
 
 
 def unsafe_settings(conn: Connection, expected_revision: str) -> dict[str, str]:

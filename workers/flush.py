@@ -11,13 +11,17 @@ What an error means is decided in `store_or_bury`, in words:
 - the data is at fault (it slipped past the door, or was put into the stream by hand): the batch is
   halved until the one reading is alone, which goes to `dead_letters`, in the same transaction;
 - anything else (PostgreSQL away, a lock, a missing table, a wrong grant): nothing is
-  acknowledged and nothing is buried, the task fails visibly and the next sweep tries again.
+  acknowledged and nothing is buried, the task fails visibly and the next sweep tries again;
+- no error at all, the process is gone (out of memory, a crash in a library): when that happened
+  three times to an entry it is handled alone, after all others; after eight it is not decoded any
+  more but put into `dead_letters` as it is (KILLER_ENTRY).
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import psycopg
 import redis
@@ -27,7 +31,7 @@ from celery import current_task
 from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
-from models import deadletters, writes
+from models import checks, deadletters, writes
 from models.codec import Row
 from models.deadletters import Dead
 from models.engine import transaction
@@ -36,7 +40,7 @@ from models.writes import NOTHING, Stored
 from workers import doorbell, stream
 from workers.celery import app
 from workers.devices import DeviceKeys
-from workers.entries import Reading, decode
+from workers.entries import WHOLE_ENTRY, Reading, decode
 from workers.metrics import (
     FLUSH_SECONDS,
     OLDEST_READING_SECONDS,
@@ -55,6 +59,9 @@ BATCH_READINGS = 20_000
 MAX_ENTRIES = 500
 #: A task gives its place back after this long and rings for a successor.
 TASK_SECONDS = 10.0
+
+#: Deliveries of one entry that may end with the death of the process; then it is put aside.
+MAX_DEATHS = 8
 
 #: SQLSTATE classes that blame the data: 22 data exception, 23 integrity, 21 cardinality.
 _DATA_ERRORS = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.CardinalityViolation)
@@ -96,15 +103,43 @@ def flush(kind: Kind, consumer: str) -> dict[str, int | str]:
     deadline = time.monotonic() + TASK_SECONDS
     stream.silence_bell(kind)
     stream.ensure_group(kind)
+    checks.answers()  # before claiming: what waits for PostgreSQL was not handled at all
     total, dead, transactions = NOTHING, 0, 0
+    for entries in _claimed(kind, consumer, deadline):
+        with _excused(kind, consumer, entries):
+            for batch in _batches(entries):
+                stored, buried = _move(kind, batch)
+                total, dead, transactions = total + stored, dead + buried, transactions + 1
+    return _report(kind, total, dead, transactions)
+
+
+def _claimed(kind: Kind, consumer: str, deadline: float) -> Iterator[list[Entry]]:
+    """What waits, until nothing does or time is up; then what is to be handled alone, one by one.
+
+    Suspects come last, so that a death costs their neighbours nothing.
+    """
     while entries := stream.claim(kind, consumer, MAX_ENTRIES):
-        for batch in _batches(entries):
-            stored, buried = _move(kind, batch)
-            total, dead, transactions = total + stored, dead + buried, transactions + 1
+        yield entries
         if time.monotonic() > deadline:
             doorbell.ring(kind)
             break
-    return _report(kind, total, dead, transactions)
+    while suspect := stream.claim_suspect(kind, consumer):
+        yield [suspect]
+        if time.monotonic() > deadline:
+            break
+
+
+@contextmanager
+def _excused(kind: Kind, consumer: str, entries: Sequence[Entry]) -> Iterator[None]:
+    """An error is no death: it does not make suspects of `entries`."""
+    try:
+        yield
+    except Exception:
+        try:
+            stream.excuse(kind, consumer, entries)
+        except redis.RedisError as error:
+            log.warning("a delivery stays counted", kind=kind.name, error=str(error))
+        raise
 
 
 def _batches(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
@@ -124,10 +159,21 @@ def _batches(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
 def _move(kind: Kind, entries: Sequence[Entry]) -> tuple[Stored, int]:
     """Entries out of the stream into PostgreSQL: (what was stored, how many were buried)."""
     with FLUSH_SECONDS.labels(kind.name).time():
-        readings, buried = decode(kind, entries)
+        killers = [entry for entry in entries if entry.deliveries > MAX_DEATHS]
+        readings, buried = decode(kind, [entry for entry in entries if entry not in killers])
+        buried += [_killer(kind, entry) for entry in killers]
         stored, dead = _commit(kind, readings, buried)
         stream.remove(kind, entries)
     return stored, dead
+
+
+def _killer(kind: Kind, entry: Entry) -> Dead:
+    """An entry whose handling ends the process, as a dead letter: its body as it came."""
+    deaths = entry.deliveries - 1
+    log.error("killer entry put aside", kind=kind.name, entry=entry.id, deaths=deaths)
+    detail = f"{deaths} times the process that handled it ended without a word"
+    raw = entry.raw if entry.body is None else entry.body
+    return Dead(kind.name, entry.id, WHOLE_ENTRY, entry.fleet_id, raw, "KILLER_ENTRY", detail)
 
 
 def _commit(kind: Kind, readings: Sequence[Reading], buried: list[Dead]) -> tuple[Stored, int]:
