@@ -37,7 +37,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, TypeVar, cast
 
 import redis
@@ -65,6 +65,9 @@ MAX_PENDING = 1_000
 MIN_VERSION = 7
 #: Longest wait for Redis to answer; then the door says 503.
 TIMEOUT_SECONDS = 2.0
+
+#: What `unsafe_settings` asks for.
+_SETTINGS = ("appendfsync", "no-appendfsync-on-rewrite", "maxmemory-policy")
 
 _SMALL_NUMBER = re.compile(rb"[0-9]{1,9}")  # fits PostgreSQL's integer
 
@@ -230,6 +233,16 @@ def ensure_group(kind: Kind) -> None:
             raise
 
 
+def prepare(kinds: Sequence[Kind]) -> None:
+    """The consumer groups, before anything is added.
+
+    A server that is full does not make them any more, and could then never be drained.
+    Raises StreamUnavailable.
+    """
+    for kind in kinds:
+        _try(partial(ensure_group, kind))
+
+
 def waiting(kind: Kind) -> int:
     """Entries that are not in history yet."""
     return int(client().xlen(_key(kind)))
@@ -269,17 +282,30 @@ def unsafe_settings() -> dict[str, str]:
     server = client()
     version = str(_try(lambda: server.info("server"))["redis_version"])
     persistence = _try(lambda: server.info("persistence"))
-    config = _try(lambda: server.config_get("appendfsync", "maxmemory-policy"))
-    unmet = {}
+    role = _try(lambda: server.info("replication"))["role"]
+    config = _try(lambda: server.config_get(*_SETTINGS))
+    unmet = _unsafe_persistence(persistence, config)
     if int(version.split(".", maxsplit=1)[0]) < MIN_VERSION:
         unmet["STREAM_TOO_OLD"] = f"version {version}; XAUTOCLAIM needs {MIN_VERSION}.0"
-    if not persistence["aof_enabled"]:
+    if config["maxmemory-policy"] != "noeviction":
+        unmet["EVICTION_ON"] = "a full server throws accepted readings away"
+    if role != "master":
+        unmet["STREAM_IS_A_REPLICA"] = "it takes no readings"
+    return unmet
+
+
+def _unsafe_persistence(info: Mapping[str, Any], config: Mapping[Any, Any]) -> dict[str, str]:
+    """What keeps the server from having on its disk what it confirmed."""
+    unmet = {}
+    if not info["aof_enabled"]:
         unmet["APPENDONLY_OFF"] = "accepted readings are lost with the server's process"
     elif config["appendfsync"] != "always":
         unmet["APPENDFSYNC_NOT_ALWAYS"] = "the last second of accepted readings is not on disk"
-    if config["maxmemory-policy"] != "noeviction":
-        unmet["EVICTION_ON"] = "a full server throws accepted readings away"
-    if persistence.get("loading"):
+    elif config["no-appendfsync-on-rewrite"] == "yes":
+        unmet["NO_APPENDFSYNC_ON_REWRITE"] = "nothing is on disk while the file is rewritten"
+    if info.get("aof_last_write_status", "ok") != "ok":
+        unmet["STREAM_CANNOT_WRITE"] = "the server could not write its file; is the disk full?"
+    if info.get("loading"):
         unmet["STREAM_LOADING"] = "the server is still reading its file"
     return unmet
 
