@@ -34,6 +34,9 @@ class Settings:
     backlog_max_entries: int
     #: Above this share of the stream server's maxmemory the door answers 503.
     stream_memory_max_percent: int
+    #: A connection to which nothing could be sent for so long, and which sends next to nothing, is
+    #: ended: a body that never comes would hold a thread for ever. 0 leaves them.
+    slow_sender_seconds: float
     #: How often the 24 h summary is brought up to date.
     rollup_interval_seconds: float
     #: History partitions older than this are dropped; 0 keeps everything.
@@ -59,6 +62,7 @@ def load() -> Settings:
         max_future_seconds=env.int("MAX_FUTURE_SECONDS", 600),
         backlog_max_entries=env.int("BACKLOG_MAX_ENTRIES", 200_000),
         stream_memory_max_percent=env.int("STREAM_MEMORY_MAX_PERCENT", 70),
+        slow_sender_seconds=env.float("SLOW_SENDER_SECONDS", 40.0),
         rollup_interval_seconds=env.float("ROLLUP_INTERVAL_SECONDS", 10.0),
         retention_days=env.int("RETENTION_DAYS", 0),
         log_format=env.str("LOG_FORMAT", "console"),

@@ -10,7 +10,7 @@ from flask import Flask, Response
 from flask.json.provider import DefaultJSONProvider
 
 import settings
-from web import analytics, cli, devices, errors, health, ingestion, openapi, registry
+from web import analytics, cli, devices, errors, health, ingestion, openapi, registry, slow
 from web.admission import Admission
 from web.auth import KeyRing
 from workers import logs
@@ -41,6 +41,7 @@ def create_app() -> Flask:
     cli.register(app)
     _register_routes(app)
     app.after_request(_add_headers)
+    slow.watch()
     return app
 
 

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
+import socket
+import statistics
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import psutil
 import pytest
 
 from models import engine
 from models.kinds import METER
+from stack.ports import LOOPBACK, free_port
+from stack.programs import app_programs
+from stack.tether import tethered
 from tests.factories import at, flush_all, meter_reading, rows
-from tests.web.calls import Api, accepted, refused, waiting
+from tests.web.calls import Api, accepted, bearer, encoded, refused, waiting
+from tests.web.conftest import MakeKey
+from tests.web.test_http_server import answers
 from web import auth
 
 # --- 16: PostgreSQL is frozen ---------------------------------------------------------------------
@@ -76,3 +86,113 @@ def test_row_16_a_frozen_postgresql_holds_up_no_reading(
     accepted(known.send(METER, meter_reading(timestamp=at(14))))
     assert time.monotonic() - began < 8
     assert waiting() == 2
+
+
+# --- 36: senders and readers that take for ever ---------------------------------------------------
+
+#: More than the server had threads (2 x 64) when each slow sender could hold one.
+SLOW_SENDERS, SLOW_READERS = 200, 60
+PATIENCE_SECONDS = 6.0
+ONE = encoded(meter_reading())
+
+
+@pytest.fixture(scope="module")
+def port(migrated: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The web server as `make run` starts it."""
+    log = tmp_path_factory.mktemp("granian") / "log"
+    chosen, root = free_port(), str(Path(__file__).parents[2])
+    limits = {"SLOW_SENDER_SECONDS": str(PATIENCE_SECONDS)}
+    env = {**os.environ, **migrated, **limits, "PYTHONPATH": root}
+    web = app_programs(chosen, free_port())[0]
+    with tethered(list(web.command), stop=signal.SIGTERM, log=log, env=env) as process:
+        deadline = time.monotonic() + 60
+        while not answers(chosen):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)
+        yield chosen
+
+
+def head(key: str, size: int) -> bytes:
+    return (
+        "POST /ingestion/meter HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        f"{'Authorization: ' + bearer(key)['Authorization']}\r\nContent-Length: {size}\r\n\r\n"
+    ).encode()
+
+
+def slow_sender(port: int, key: str) -> socket.socket:
+    """A connection on which the first bytes of a body have come."""
+    line = socket.create_connection((LOOPBACK, port), timeout=30)
+    line.sendall(head(key, len(ONE)) + ONE[:5])
+    return line
+
+
+def slow_reader(port: int) -> socket.socket:
+    """A connection on which 1.4 MB were asked for and are not fetched."""
+    line = socket.socket()
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    line.connect((LOOPBACK, port))
+    line.sendall(b"GET /docs/assets/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n")
+    return line
+
+
+def healthy_seconds(port: int, key: str) -> float:
+    """How long a POST of a healthy sender takes, its connection included."""
+    began = time.monotonic()
+    with socket.create_connection((LOOPBACK, port), timeout=30) as line:
+        line.sendall(head(key, len(ONE)) + ONE)
+        response = http.client.HTTPResponse(line)
+        response.begin()
+        assert response.status == 202
+        response.read()
+    return time.monotonic() - began
+
+
+@pytest.mark.slow
+def test_row_36_slow_senders_and_readers_hold_up_nobody_and_are_ended(
+    servers: dict[str, str], port: int, key: MakeKey
+) -> None:
+    sender = key("ingest")
+    undisturbed = [healthy_seconds(port, sender) for _ in range(40)]
+    with ExitStack() as lines:
+        slow = [lines.enter_context(slow_sender(port, sender)) for _ in range(SLOW_SENDERS)]
+        readers = [lines.enter_context(slow_reader(port)) for _ in range(SLOW_READERS)]
+        began = time.monotonic()
+        times = [healthy_seconds(port, sender) for _ in range(40)]
+        assert time.monotonic() - began < PATIENCE_SECONDS, "the slow ones were still there"
+        assert statistics.median(times) < 10 * statistics.median(undisturbed) + 0.05
+        assert max(times) < 2
+        # One of them finishes in time and is answered; the others are ended.
+        slow[0].sendall(ONE[5:])
+        assert slow[0].recv(12) == b"HTTP/1.1 202"
+        for line in slow[1:]:
+            # The server says what it thinks of such a body, or nothing, and hangs up.
+            assert line.recv(12) in {b"", b"HTTP/1.1 400"}
+        ended = time.monotonic() - began
+        assert PATIENCE_SECONDS * 0.5 < ended < PATIENCE_SECONDS + 10
+        assert len(readers) == SLOW_READERS
+        assert healthy_seconds(port, sender) < 2
+
+
+@pytest.mark.slow
+def test_row_36_a_slow_but_honest_sender_is_not_ended(
+    servers: dict[str, str], port: int, key: MakeKey
+) -> None:
+    """2 kB a second, for longer than the patience with those who send nothing."""
+    body = b" " * 2000 * int(PATIENCE_SECONDS * 2) + ONE
+    with socket.create_connection((LOOPBACK, port), timeout=30) as line:
+        line.sendall(head(key("ingest"), len(body)))
+        for begin in range(0, len(body), 500):
+            line.sendall(body[begin : begin + 500])
+            time.sleep(0.25)
+        assert line.recv(12) == b"HTTP/1.1 202"
+
+
+def test_row_36_headers_that_do_not_come_hold_no_thread(port: int) -> None:
+    with ExitStack() as lines:
+        for _ in range(SLOW_SENDERS):
+            line = lines.enter_context(socket.create_connection((LOOPBACK, port), timeout=30))
+            line.sendall(b"POST /ingestion/meter HTTP/1.1\r\nHost:")
+        began = time.monotonic()
+        assert answers(port)
+        assert time.monotonic() - began < 2
