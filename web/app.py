@@ -46,7 +46,7 @@ def create_app() -> Flask:
 
 
 def _register_routes(app: Flask) -> None:
-    keys = KeyRing()
+    keys = app.extensions["energy_keys"] = KeyRing()
     api = openapi.EnergyApi(app)
     protected: Iterable[Any] = (
         ingestion.blueprint(keys, Admission()),

@@ -31,7 +31,8 @@ from celery import current_task
 from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
-from models import checks, deadletters, writes
+import settings
+from models import capacity, checks, deadletters, writes
 from models.codec import Row
 from models.deadletters import Dead
 from models.engine import transaction
@@ -180,13 +181,28 @@ def _commit(kind: Kind, readings: Sequence[Reading], buried: list[Dead]) -> tupl
     """One transaction for all of it: (what was stored, how many readings were buried)."""
     keys = _device_keys.resolve(kind, {(r.fleet_id, r.device_id) for r in readings})
     homeless = [r for r in readings if (r.fleet_id, r.device_id) not in keys]
-    buried += [r.dead(kind, "UNKNOWN_FLEET", f"no fleet {r.fleet_id}") for r in homeless]
     if homeless:
+        buried += _homeless(kind, homeless)
         readings = [r for r in readings if (r.fleet_id, r.device_id) in keys]
     with transaction() as conn:
         stored = store_or_bury(conn, kind, readings, keys, buried)
         deadletters.bury(conn, buried)
     return stored, len(buried)
+
+
+def _homeless(kind: Kind, readings: Sequence[Reading]) -> Iterator[Dead]:
+    """Readings of devices that are not registered, as dead letters: no fleet, or a full one.
+
+    The door refuses the latter, but learns of it up to half a minute late.
+    """
+    with transaction() as conn:
+        fleets = capacity.fleets_of(conn, {r.fleet_id for r in readings})
+    most = settings.load().max_devices_per_fleet
+    for r in readings:
+        if r.fleet_id in fleets:
+            yield r.dead(kind, "TOO_MANY_DEVICES", f"the fleet has its {most} devices")
+        else:
+            yield r.dead(kind, "UNKNOWN_FLEET", f"no fleet {r.fleet_id}")
 
 
 def store_or_bury(

@@ -7,6 +7,9 @@ Keys (the braces are a Redis Cluster hash tag: a stream and its bell live on one
     energy:{meter}:bell      string  "a doorbell is on its way"; set by web for 2 s,
     energy:{vehicle}:bell            deleted by the flush BEFORE it reads (see `silence_bell`)
 
+    energy:usage             hash    what each key has used, ever, by "<key id>:<resource>": how the
+                                     web processes share a key's limits (web/quota.py)
+
 An entry (docs/adr/0003)
 
     v   format version, "1"
@@ -68,6 +71,8 @@ TIMEOUT_SECONDS = 2.0
 
 #: What `unsafe_settings` asks for.
 _SETTINGS = ("appendfsync", "no-appendfsync-on-rewrite", "maxmemory-policy")
+
+_USAGE = "energy:usage"
 
 _SMALL_NUMBER = re.compile(rb"[0-9]{1,9}")  # fits PostgreSQL's integer
 
@@ -241,6 +246,17 @@ def prepare(kinds: Sequence[Kind]) -> None:
     """
     for kind in kinds:
         _try(partial(ensure_group, kind))
+
+
+def share_usage(used: Mapping[str, int]) -> dict[str, int]:
+    """Add what was used; what has been used in all, by the same names. Raises StreamUnavailable.
+
+    The server counts; when it has lost its count it begins again at zero.
+    """
+    pipe = client().pipeline(transaction=False)
+    for name, count in used.items():
+        pipe.hincrby(_USAGE, name, count)
+    return dict(zip(used, _try(pipe.execute), strict=True))
 
 
 def waiting(kind: Kind) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -138,6 +139,25 @@ def test_row_44_another_slot_leaves_a_suspect_to_the_one_that_has_it(
 def flush_claim(consumer: str) -> list[stream.Entry]:
     stream.ensure_group(METER)
     return stream.claim(METER, consumer, 10)
+
+
+# --- a client that invents devices ----------------------------------------------------------------
+
+
+def test_readings_of_devices_too_many_are_kept_as_dead_letters(
+    fleet: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were answered with 202 before the door knew that the fleet is full."""
+    monkeypatch.setenv("MAX_DEVICES_PER_FLEET", "2")
+    settings.load.cache_clear()
+    post(fleet, "a", "b", "c", "d")
+    post(999, "a")
+    flush.flush(METER, "slot-0")
+    assert stored() == {"a", "b"}
+    reasons = {(reason, owner) for reason, owner, _ in dead()}
+    assert reasons == {("TOO_MANY_DEVICES", fleet), ("UNKNOWN_FLEET", 999)}
+    assert [json.loads(raw)["meterId"] for _, owner, raw in dead() if owner == fleet] == ["c", "d"]
+    assert stream.waiting(METER) == 0
 
 
 # --- 15: an outage is nobody's fault -------------------------------------------------------------

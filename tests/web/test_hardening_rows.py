@@ -14,7 +14,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+import redis
 
+import settings
 from models import engine
 from models.kinds import METER
 from stack.ports import LOOPBACK, free_port
@@ -24,7 +26,8 @@ from tests.factories import at, flush_all, meter_reading, rows
 from tests.web.calls import Api, accepted, bearer, encoded, refused, waiting
 from tests.web.conftest import MakeKey
 from tests.web.test_http_server import answers
-from web import auth
+from web import auth, create_app, quota
+from web.quota import Bucket
 
 # --- 16: PostgreSQL is frozen ---------------------------------------------------------------------
 
@@ -196,3 +199,117 @@ def test_row_36_headers_that_do_not_come_hold_no_thread(port: int) -> None:
         began = time.monotonic()
         assert answers(port)
         assert time.monotonic() - began < 2
+
+
+# --- 47, 48: over quota ---------------------------------------------------------------------------
+
+
+def set_env(monkeypatch: pytest.MonkeyPatch, **env: str) -> None:
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    settings.load.cache_clear()
+
+
+def test_row_47_over_quota_is_429_and_other_fleets_are_unaffected(
+    api: Api, other_api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_env(monkeypatch, KEY_READINGS_PER_SECOND="1")
+    batch = [meter_reading(timestamp=at(0, seconds=n)) for n in range(30)]
+    accepted(api.send(METER, batch), 30)  # ten seconds' worth are there; the rest is a debt
+    for answer in (api.send(METER, batch), api.get("/v1/meters")):
+        refused(answer, "RATE_LIMITED")
+        # 10 - 30 is 20 below zero, and one must be there: 21 s, less what has passed since.
+        assert 19 <= int(answer.headers["Retry-After"]) <= 21
+    accepted(other_api.send(METER, batch), 30)
+    assert waiting() == 2
+
+
+def test_row_47_another_web_process_knows_what_a_key_has_used(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quota, "SHARE_SECONDS", 0)
+    set_env(monkeypatch, KEY_REQUESTS_PER_SECOND="0.5")  # five at once, then one every two seconds
+    elsewhere = Api(create_app().test_client(), api.headers)
+    statuses = [caller.get("/v1/meters").status_code for caller in (api, elsewhere) * 5]
+    # The second process came to know the key while the first had used one of its five.
+    assert statuses[:4] == [200] * 4
+    assert statuses.count(200) <= 7
+    assert statuses[-2:] == [429, 429]
+
+
+def test_row_48_without_the_limiters_storage_each_process_counts_for_itself(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert api.get("/v1/meters").status_code == 200
+    monkeypatch.setattr(quota, "SHARE_SECONDS", 0)
+    set_env(
+        monkeypatch,
+        KEY_REQUESTS_PER_SECOND="0.3",
+        STREAM_URL=f"redis://{LOOPBACK}:{free_port()}/0",
+    )
+    statuses = [api.get("/v1/meters").status_code for _ in range(5)]
+    assert statuses == [200, 200, 200, 429, 429]
+
+
+def test_row_48_a_full_storage_is_no_reason_to_refuse(
+    api: Api, servers: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quota, "SHARE_SECONDS", 0)
+    set_env(monkeypatch, KEY_REQUESTS_PER_SECOND="100")
+    with redis.Redis.from_url(servers["STREAM_URL"]) as server:
+        limit = server.config_get("maxmemory")["maxmemory"]
+        server.config_set("maxmemory", 1)
+        try:
+            assert [api.get("/v1/meters").status_code for _ in range(3)] == [200] * 3
+        finally:
+            server.config_set("maxmemory", limit)
+
+
+# --- 45: who tries keys ---------------------------------------------------------------------------
+
+
+def test_row_45_who_tries_many_keys_is_slowed_down_and_evicts_nobodys(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "MAX_REMEMBERED", 50)
+    assert api.get("/v1/meters").status_code == 200
+    ring = api.client.application.extensions["energy_keys"]
+    ring._strangers = Bucket(2.0, time.monotonic())  # twenty at once, then two a second
+    tried = [
+        api.client.get("/v1/meters", headers=bearer(f"eie_{number:08x}_{'x' * 43}")).status_code
+        for number in range(200)
+    ]
+    assert set(tried) == {401, 429}
+    assert 20 <= tried.count(401) <= 30
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://{LOOPBACK}:{free_port()}/energy")
+    settings.load.cache_clear()
+    accepted(api.send(METER, meter_reading()))  # its key is still remembered
+
+
+# --- 51: settings under which 202 is no promise ---------------------------------------------------
+
+
+def test_row_51_wrong_settings_are_refused_by_name(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = redis.Redis.from_url(settings.load().stream_url).info()
+    told |= {"redis_version": "6.2.14", "aof_enabled": 0}
+    lru = {
+        "maxmemory-policy": "allkeys-lru",
+        "appendfsync": "no",
+        "no-appendfsync-on-rewrite": "no",
+    }
+    monkeypatch.setattr(redis.Redis, "info", lambda *_: told)
+    monkeypatch.setattr(redis.Redis, "config_get", lambda *_: lru)
+    engine.dispose()
+    engine._engine_of.cache_clear()
+    monkeypatch.setitem(engine._SESSION, "synchronous_commit", "off")
+    try:
+        response = api.client.get("/readyz")
+    finally:
+        engine.dispose()
+        engine._engine_of.cache_clear()
+    assert response.status_code == 503
+    assert {"STREAM_TOO_OLD", "APPENDONLY_OFF", "EVICTION_ON", "SYNCHRONOUS_COMMIT_OFF"} <= {
+        *response.json["unmet"]
+    }

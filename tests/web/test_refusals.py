@@ -88,6 +88,10 @@ UNDER_SETTINGS: dict[str, tuple[dict[str, str], Callable[[Api], TestResponse]]] 
         {"MAX_BATCH_READINGS": "1"},
         lambda api: api.send(METER, [meter_reading(), meter_reading()]),
     ),
+    "RATE_LIMITED": (
+        {"KEY_REQUESTS_PER_SECOND": "0.01"},  # a bucket for a tenth of a request: one, then debt
+        lambda api: (api.get("/v1/meters"), api.get("/v1/meters"))[1],
+    ),
     "BACKLOG_FULL": ({"BACKLOG_MAX_ENTRIES": "0"}, lambda api: api.send(METER, ONE)),
     "STREAM_UNAVAILABLE": (
         {"STREAM_URL": f"redis://127.0.0.1:{free_port()}/0"},
@@ -179,7 +183,8 @@ def test_every_code_is_documented_and_every_documented_code_exists() -> None:
 @pytest.mark.parametrize("code", REQUEST_REFUSALS)
 def test_the_docs_tell_a_sender_the_status_and_what_to_do(code: str) -> None:
     status, _ = REQUEST_REFUSALS[code]
-    what_to_do = "send again" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "correct"
+    again = status >= HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.TOO_MANY_REQUESTS
+    what_to_do = "send again" if again else "correct"
     assert sections()[code].lstrip().startswith(f"`{status}`, {what_to_do}. ")
 
 
