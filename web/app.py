@@ -15,12 +15,23 @@ from web.admission import Admission
 from web.auth import KeyRing
 from workers import logs
 
+#: On every answer, whoever made it. TLS, and with it Strict-Transport-Security, is the proxy's.
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
     "Referrer-Policy": "same-origin",
-    "Content-Security-Policy": "default-src 'self'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data:; object-src 'none'; base-uri 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    "Cache-Control": "no-store",  # data of a fleet; what may be kept says so itself
 }
+#: For pages: our own files only. Swagger UI sets styles in its markup.
+_PAGE_POLICY = (
+    "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+#: For everything else: data is no page, and if a browser takes it for one it may load nothing.
+_DATA_POLICY = "default-src 'none'; frame-ancestors 'none'"
 
 
 class _Json(DefaultJSONProvider):
@@ -63,5 +74,6 @@ def _register_routes(app: Flask) -> None:
 def _add_headers(response: Response) -> Response:
     for name, value in _HEADERS.items():
         response.headers.setdefault(name, value)
-    response.headers.setdefault("Cache-Control", "no-store")
+    policy = _PAGE_POLICY if response.mimetype == "text/html" else _DATA_POLICY
+    response.headers.setdefault("Content-Security-Policy", policy)
     return response

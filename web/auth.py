@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 import structlog
-from flask import g, request
+from flask import Response, g, request
 from flask_smorest import Blueprint
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -134,7 +134,23 @@ def protect(blueprint: Blueprint, keys: KeyRing, scope: str) -> None:
         keys.quota.admit(caller.key_id)
         g.caller = caller
 
+    def audit(response: Response) -> Response:
+        caller = g.get("caller")
+        if caller is not None and request.method not in {"GET", "HEAD", "OPTIONS"}:
+            log.info(
+                "change",
+                audit=True,
+                key=caller.key_id,
+                fleet=caller.fleet_id,
+                method=request.method,
+                path=request.path,
+                status=response.status_code,
+            )
+        return response
+
     blueprint.before_request(authenticate)
+    if scope == "admin":
+        blueprint.after_request(audit)
 
 
 def identify(keys: KeyRing, authorization: str) -> Caller:

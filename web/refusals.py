@@ -20,6 +20,7 @@ REQUEST_REFUSALS: dict[str, tuple[int, str]] = {
     "UNKNOWN_ASSIGNMENT": (404, "The fleet of this key has no such assignment."),
     "UNKNOWN_DEVICE": (404, "The fleet of this key has no such device."),
     "METHOD_NOT_ALLOWED": (405, "This address does not answer this method."),
+    "LENGTH_REQUIRED": (411, "NDJSON in chunks can be cut off unnoticed: send Content-Length."),
     "BODY_TOO_LARGE": (413, "The body is larger, once inflated, than MAX_BODY_BYTES."),
     "TOO_MANY_READINGS": (413, "The batch has more readings than MAX_BATCH_READINGS."),
     "UNSUPPORTED_MEDIA_TYPE": (415, "Send application/json or application/x-ndjson."),

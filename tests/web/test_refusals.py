@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import re
 from collections.abc import Callable
 from http import HTTPStatus
@@ -16,7 +17,7 @@ import settings
 from models.kinds import METER, VEHICLE
 from stack.ports import free_port
 from tests.factories import at, flush_all, meter_reading, vehicle_reading
-from tests.web.calls import Api, bearer, counted, encoded, refused, waiting
+from tests.web.calls import NDJSON, Api, bearer, counted, encoded, refused, waiting
 from tests.web.conftest import MakeKey
 from web.refusals import READING_REFUSALS, REQUEST_REFUSALS
 
@@ -37,6 +38,17 @@ def short(api: Api) -> TestResponse:
         content_type="application/json",
         headers=api.headers,
         environ_overrides={"CONTENT_LENGTH": "999"},
+    )
+
+
+def in_chunks(api: Api, body: bytes, content_type: str, **headers: str) -> TestResponse:
+    """Sent without a Content-Length, as the HTTP server hands on what came in chunks."""
+    return api.client.post(
+        "/ingestion/meter",
+        input_stream=io.BytesIO(body),
+        content_type=content_type,
+        headers=api.headers | headers,
+        environ_overrides={"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True},
     )
 
 
@@ -67,6 +79,7 @@ SIMPLE: dict[str, Callable[[Api], TestResponse]] = {
     "BODY_INCOMPLETE": short,
     "KEY_MISSING": lambda api: Api(api.client, {}).send(METER, ONE),
     "KEY_INVALID": lambda api: Api(api.client, bearer("eie_00000000_x")).send(METER, ONE),
+    "LENGTH_REQUIRED": lambda api: in_chunks(api, ONE, NDJSON),
     "NOT_FOUND": lambda api: api.get("/v2"),
     "UNKNOWN_DEVICE": lambda api: api.get("/v1/meters/meter-404/status"),
     "METHOD_NOT_ALLOWED": lambda api: api.get("/ingestion/meter"),
@@ -132,6 +145,12 @@ def test_a_key_for_something_else_is_refused_and_counted(api: Api, key: MakeKey)
     problem = refused(reader.send(METER, ONE), "SCOPE_MISSING")
     assert problem["detail"] == "This needs a key with the scope ingest."
     assert counted("energy_requests_refused_total", code="SCOPE_MISSING") == before + 1
+
+
+def test_what_shows_its_own_end_may_come_in_chunks(api: Api) -> None:
+    assert in_chunks(api, ONE, "application/json").status_code == 202
+    packed = in_chunks(api, gzip.compress(ONE), NDJSON, **{"Content-Encoding": "gzip"})
+    assert packed.status_code == 202
 
 
 def test_every_code_of_a_request_is_produced_here() -> None:
