@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeVar
 
+import psycopg
 import structlog
 from flask import Response, g, request
 from flask_smorest import Blueprint
@@ -89,7 +90,7 @@ class KeyRing:
             return record
         try:
             return self._ask(key_id)
-        except (OperationalError, PoolTimeout):
+        except (OperationalError, psycopg.OperationalError, PoolTimeout):
             return record
         finally:
             self._asking.release()

@@ -6,6 +6,7 @@ Each change is a line in the log: what was done to which key, by which user of t
 from __future__ import annotations
 
 import getpass
+import os
 from datetime import UTC, datetime, timedelta
 
 import click
@@ -97,7 +98,15 @@ def _show(key: str, *, quiet: bool) -> None:
 
 
 def _audit(action: str, key_id: str, **details: object) -> None:
-    log.info(action, audit=True, key=key_id, by=getpass.getuser(), **details)
+    log.info(action, audit=True, key=key_id, by=_operator(), **details)
+
+
+def _operator() -> str:
+    """Who runs the command; in a container the number may have no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
 
 
 def _state(key: access.KeyRecord) -> str:

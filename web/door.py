@@ -30,6 +30,9 @@ from web.schemas import Message, schema_of
 #: An object with more fields is no reading, and not looked at closer: half a million unknown fields
 #: would cost seconds, and an answer several times the body's size.
 MAX_FIELDS = 16
+#: Bytes of a request per reading above which it is written anew, without what stands between: a
+#: sender of 4 MiB of blanks must not fill the stream's memory, and then a worker's, with them.
+MAX_BYTES_PER_READING = 512
 #: Characters of an unknown field's name in the answer.
 MAX_SHOWN_NAME = 64
 
@@ -86,9 +89,9 @@ def _accept_all(kind: Kind, shape: Shape, body: bytes, lawful: Lawful) -> Verdic
     except codec.DECODE_ERRORS:
         return None
     count = len(readings)
-    if not 0 < count <= lawful.max_readings or not _each_field_once(kind, body, count):
+    if not 0 < count <= lawful.max_readings or len(entry) > MAX_BYTES_PER_READING * count:
         return None
-    if _DOUBTFUL_TIMESTAMP.search(body):
+    if not _each_field_once(kind, body, count) or _DOUBTFUL_TIMESTAMP.search(body):
         return None
     timestamps = [reading.timestamp for reading in readings]
     if min(timestamps) < lawful.oldest or max(timestamps) > lawful.newest:
