@@ -32,6 +32,8 @@ REQUESTS, READINGS = "requests", "readings"
 BURST_SECONDS = 10.0
 #: The processes tell each other this often.
 SHARE_SECONDS = 0.25
+#: After a telling that failed, none is tried for this long.
+SILENCE_SECONDS = 5.0
 #: The longest that a sender is told to wait; with a larger debt it is told so again.
 MAX_WAIT_SECONDS = 60
 #: Buckets of a process; with more, all start afresh (full).
@@ -62,6 +64,18 @@ class Bucket:
         """Take `count` out, even if so much is not there."""
         self._used += count
         self.unsaid += count
+
+    def hear(self, said: int, total: int | None) -> int:
+        """What others used since the last telling, given that we said `said`.
+
+        A total of None was not to be had; `said` is then told again. A total smaller than the last
+        is that of a server that lost its count.
+        """
+        if total is None:
+            return 0
+        others = 0 if self.seen is None else max(0, total - self.seen - said)
+        self.seen, self.unsaid = total, self.unsaid - said
+        return others
 
     def settle(self, now: float, others: int) -> None:
         """Book what others used since the last time. Before the cap: their use was spread out."""
@@ -140,29 +154,21 @@ class Quota:
         try:
             self._told_at = self._clock()
             with self._lock:
-                touched, self._touched = self._touched, set()
-                mine = {name: self._buckets[name].unsaid for name in touched & {*self._buckets}}
-            self._settle(mine, self._heard(mine))
+                names, self._touched = self._touched, set()
+                touched = {name: self._buckets[name] for name in names if name in self._buckets}
+                said = {name: bucket.unsaid for name, bucket in touched.items()}
+            totals = self._heard(said)
+            with self._lock:
+                for name, bucket in touched.items():
+                    bucket.settle(self._clock(), bucket.hear(said[name], totals.get(name)))
         finally:
             self._telling.release()
 
-    def _heard(self, mine: Mapping[str, int]) -> Mapping[str, int] | None:
+    def _heard(self, said: Mapping[str, int]) -> Mapping[str, int]:
+        """What all have used; nothing when the server does not say."""
         try:
-            return self._share(mine) if mine else {}
+            return self._share(said) if said else {}
         except StreamUnavailable as error:
             log.warning("quota counted per process", error=str(error))
-            return None
-
-    def _settle(self, mine: Mapping[str, int], totals: Mapping[str, int] | None) -> None:
-        with self._lock:
-            for name, said in mine.items():
-                bucket = self._buckets.get(name)
-                if bucket is None:
-                    continue
-                others = 0
-                if totals is not None:
-                    if bucket.seen is not None:
-                        others = max(0, totals[name] - bucket.seen - said)
-                    bucket.seen = totals[name]
-                    bucket.unsaid -= said
-                bucket.settle(self._clock(), others)
+            self._told_at += SILENCE_SECONDS  # whoever asks waits for a server that hangs
+            return {}
