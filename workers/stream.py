@@ -39,7 +39,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any, TypeVar, cast
 
@@ -94,7 +94,7 @@ class Entry:
     body: bytes | None
     raw: bytes
     #: How often it has been handed out, this time included; `excuse` takes one back.
-    deliveries: int = 1
+    deliveries: int = field(default=1, compare=False)
 
     @property
     def received_us(self) -> int:
