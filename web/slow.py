@@ -14,6 +14,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+import stat
 import struct
 import sys
 import threading
@@ -124,14 +125,12 @@ def _end(stuck: Connection) -> None:
 def _borrowed(number: int) -> Iterator[socket.socket | None]:
     """The file descriptor as a TCP socket of our own, None if it is none (any more)."""
     try:
-        own = os.dup(number)
-    except OSError:
-        yield None
-        return
-    try:
-        one = socket.socket(fileno=own)
-    except OSError:  # no socket
-        os.close(own)
+        # Files are left alone: closing a second descriptor of one would let go of its locks.
+        is_socket = stat.S_ISSOCK(os.fstat(number).st_mode)
+        one = socket.socket(fileno=os.dup(number)) if is_socket else None
+    except OSError:  # it ended while we looked
+        one = None
+    if one is None:
         yield None
         return
     with one:
