@@ -10,11 +10,13 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
 import pytest
 import redis
+from granian.http import HTTP1Settings
 
 import settings
 from models import engine
@@ -199,6 +201,37 @@ def test_row_36_headers_that_do_not_come_hold_no_thread(port: int) -> None:
         began = time.monotonic()
         assert answers(port)
         assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ([b"X: a"] * 90, b"200"),
+        ([b"X: a"] * 101, b"431"),  # a hundred, as SECURITY.md says
+        ([b"X: " + b"a" * 300_000], b"200"),
+        ([b"X: " + b"a" * 500_000], b"431"),  # 400 KiB
+    ],
+    ids=["many", "too many", "long", "too long"],
+)
+def test_headers_have_their_limits(port: int, headers: list[bytes], status: bytes) -> None:
+    request = b"\r\n".join([b"GET /healthz HTTP/1.1", b"Host: x", *headers, b"", b""])
+    with socket.create_connection((LOOPBACK, port), timeout=30) as line:
+        try:
+            line.sendall(request)
+            assert line.recv(12) == b"HTTP/1.1 " + status
+        except ConnectionError:  # hung up while we were still sending
+            assert status == b"431"
+
+
+def test_headers_and_idle_connections_have_half_a_minute() -> None:
+    """The server's own limit; nobody sets another in stack/programs.py."""
+    assert HTTP1Settings().header_read_timeout == 30_000
+    command = app_programs(1, 2)[0].command
+    assert "--http1-header-read-timeout" not in command
+    # A thread for every connection; on each at most one request.
+    given = dict(pairwise(command))
+    assert given["--blocking-threads"] == given["--backpressure"]
+    assert given["--http"] == "1"
 
 
 # --- 47, 48: over quota ---------------------------------------------------------------------------
