@@ -38,11 +38,12 @@ clean: ## Delete .local/ with all its data and keys, after asking (ARGS=--yes do
 test: ## Run the tests with coverage, beside a running `make run` if need be (ARGS="-k flush")
 	$(CHECK) pytest --cov --cov-report=term:skip-covered $(ARGS)
 
-lint: ## Check style, formatting, types and the direction of imports
+lint: ## Check style, formatting, types, the direction of imports, known vulnerabilities
 	$(CHECK) ruff check .
 	$(CHECK) ruff format --check .
 	$(CHECK) mypy
 	@.venv/bin/python .venv/bin/lint-imports
+	$(CHECK) stack.audit
 
 bench: ## Measure readings per second and latencies; prints a table
 	@exec $(NEEDED) stack/bootstrap.py --dev bench $(ARGS)

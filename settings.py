@@ -34,6 +34,15 @@ class Settings:
     backlog_max_entries: int
     #: Above this share of the stream server's maxmemory the door answers 503.
     stream_memory_max_percent: int
+    #: Most meters, and most vehicles, of a fleet; readings of further ones are refused.
+    max_devices_per_fleet: int
+    #: Requests a second that one key may make, over all web processes; 0 sets no limit.
+    key_requests_per_second: float
+    #: Readings a second that one key may bring in, over all web processes; 0 sets no limit.
+    key_readings_per_second: float
+    #: A connection to which nothing could be sent for so long, and which sends next to nothing, is
+    #: ended: a body that never comes would hold a thread for ever. 0 leaves them.
+    slow_sender_seconds: float
     #: How often the 24 h summary is brought up to date.
     rollup_interval_seconds: float
     #: How often the watcher looks for alarms.
@@ -76,6 +85,10 @@ def load() -> Settings:
         max_future_seconds=env.int("MAX_FUTURE_SECONDS", 600),
         backlog_max_entries=env.int("BACKLOG_MAX_ENTRIES", 200_000),
         stream_memory_max_percent=env.int("STREAM_MEMORY_MAX_PERCENT", 70),
+        max_devices_per_fleet=env.int("MAX_DEVICES_PER_FLEET", 100_000),
+        key_requests_per_second=env.float("KEY_REQUESTS_PER_SECOND", 0.0),
+        key_readings_per_second=env.float("KEY_READINGS_PER_SECOND", 0.0),
+        slow_sender_seconds=env.float("SLOW_SENDER_SECONDS", 40.0),
         rollup_interval_seconds=env.float("ROLLUP_INTERVAL_SECONDS", 10.0),
         alarm_interval_seconds=env.float("ALARM_INTERVAL_SECONDS", 60.0),
         alarm_floor_pct=env.float("ALARM_FLOOR_PCT", 85.0),

@@ -26,6 +26,9 @@ READINGS_REJECTED = Counter(
 REQUESTS_REFUSED = Counter(
     "energy_requests_refused_total", "Requests refused as a whole, by code", ["code"]
 )
+SLOW_CONNECTIONS_ENDED = Counter(
+    "energy_slow_connections_ended_total", "Connections ended because nothing moved on them"
+)
 DOORBELLS_LOST = Counter(
     "energy_doorbells_lost_total", "Doorbells that the broker did not take; the sweep covers them"
 )

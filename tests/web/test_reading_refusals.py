@@ -326,6 +326,22 @@ def test_a_line_is_one_object(api: Api) -> None:
     assert [row["device_id"] for row in rows("SELECT device_id FROM meters")] == ["good"]
 
 
+def test_a_device_too_many_is_refused_and_the_others_are_not(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAX_DEVICES_PER_FLEET", "1")
+    settings.load.cache_clear()
+    accepted(api.send(METER, meter_reading(meterId="first")))
+    flush_all()
+    monkeypatch.setattr("web.auth.REMEMBER_SECONDS", 0)  # the door learns of it at once
+    assert verdict(api, meter_reading(meterId="second")) == ("TOO_MANY_DEVICES", ["meterId"])
+    both = [meter_reading(meterId="first"), meter_reading(meterId="second")]
+    answer = api.send(METER, both)
+    assert answer.json["accepted"] == 1
+    assert [(r["index"], r["code"]) for r in answer.json["rejected"]] == [(1, "TOO_MANY_DEVICES")]
+    accepted(api.send(VEHICLE, vehicle_reading()))  # counted apart
+
+
 def test_every_code_of_a_reading_is_produced_here() -> None:
     with open(__file__) as me:
         text = me.read()
