@@ -12,7 +12,7 @@ CHECK = @$(NEEDED) stack/bootstrap.py --dev
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run status seed clean test lint bench lock env
+.PHONY: help run status seed clean test chaos lint bench lock env
 
 help: ## Show this menu
 	@awk 'BEGIN {FS = ":.*## "} \
@@ -37,6 +37,14 @@ clean: ## Delete .local/ with all its data and keys, after asking (ARGS=--yes do
 
 test: ## Run the tests with coverage, beside a running `make run` if need be (ARGS="-k flush")
 	$(CHECK) pytest --cov --cov-report=term:skip-covered $(ARGS)
+
+# Of chaos: how long faults go on, which dice, which faults (make chaos ARGS=--list names them).
+SECONDS ?= 60
+SEED ?=
+FAULTS ?= *
+
+chaos: ## Load and check the whole product while its parts are killed (SECONDS, SEED, FAULTS)
+	$(CHECK) tests.chaos --seconds $(SECONDS) --faults '$(FAULTS)' $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 lint: ## Check style, formatting, types and the direction of imports
 	$(CHECK) ruff check .

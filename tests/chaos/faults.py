@@ -1,0 +1,181 @@
+"""What is done to the stack's processes. A fault returns when it has ended (or, a kill, happened).
+
+A name is `<program>-<how>`; `FAULTS="stream-*,web-kill"` chooses. Only processes of the stack that
+was started here are touched, by their pid.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatch
+
+import psutil  # type: ignore[import-untyped]
+
+from stack.launcher import Stack
+
+#: How often two faults meet.
+P_TOGETHER = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """Where faults happen: the stack, the dice, and whether long freezes are in order."""
+
+    stack: Stack
+    rng: random.Random
+    #: Longest freeze in seconds. Beyond 30 s others adopt what the frozen worker holds; beyond
+    #: 15 s PostgreSQL ends its transaction.
+    longest_freeze: float
+
+    def tree(self, name: str) -> list[psutil.Process]:
+        """A program's process and all below it."""
+        parent = psutil.Process(self.stack.pid(name))
+        return [parent, *parent.children(recursive=True)]
+
+    def child(self, name: str) -> psutil.Process:
+        """One of the processes that do a program's work."""
+        children = [p for p in self.tree(name)[1:] if "tracker" not in " ".join(p.cmdline())]
+        return self.rng.choice(children) if children else self.tree(name)[0]
+
+    def pause(self) -> float:
+        """How long to freeze or to stay away, seconds: mostly short."""
+        longest = self.longest_freeze if self.rng.random() < 0.2 else min(4, self.longest_freeze)
+        return self.rng.uniform(0.3, longest)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something that happens to a program."""
+
+    name: str
+    program: str
+    strike: Callable[[Scene], None]
+
+
+def _kill(name: str, how: signal.Signals = signal.SIGKILL) -> Callable[[Scene], None]:
+    return lambda scene: os.kill(scene.stack.pid(name), how)
+
+
+def _kill_child(name: str) -> Callable[[Scene], None]:
+    return lambda scene: scene.child(name).kill()
+
+
+def _freeze(name: str) -> Callable[[Scene], None]:
+    """All of a program's processes stand still for a while."""
+
+    def freeze(scene: Scene) -> None:
+        frozen = scene.tree(name)
+        try:
+            for process in frozen:
+                _signal(process, signal.SIGSTOP)
+            time.sleep(scene.pause())
+        finally:
+            for process in frozen:
+                _signal(process, signal.SIGCONT)
+
+    return freeze
+
+
+def _freeze_child(name: str) -> Callable[[Scene], None]:
+    """One of several stands still while the others go on: a zombie when it wakes."""
+
+    def freeze(scene: Scene) -> None:
+        process = scene.child(name)
+        try:
+            _signal(process, signal.SIGSTOP)
+            time.sleep(scene.pause())
+        finally:
+            _signal(process, signal.SIGCONT)
+
+    return freeze
+
+
+def _restart(name: str) -> Callable[[Scene], None]:
+    """SIGTERM, as a deployment does it; away for a while; started again."""
+
+    def restart(scene: Scene) -> None:
+        scene.stack.supervisor.stop(name)
+        time.sleep(scene.rng.uniform(0, 2))
+        scene.stack.supervisor.start(name)
+
+    return restart
+
+
+def _signal(process: psutil.Process, how: signal.Signals) -> None:
+    try:
+        process.send_signal(how)
+    except psutil.NoSuchProcess:
+        return  # it has died meanwhile, which is a fault as well
+
+
+def _all() -> list[Fault]:
+    found = []
+    for program, name in (("web", "web"), ("worker-flush", "flush"), ("worker-rollup", "rollup")):
+        found += [
+            Fault(f"{name}-kill", program, _kill(program)),
+            Fault(f"{name}-child-kill", program, _kill_child(program)),
+            Fault(f"{name}-child-freeze", program, _freeze_child(program)),
+            Fault(f"{name}-freeze", program, _freeze(program)),
+            Fault(f"{name}-restart", program, _restart(program)),
+        ]
+    for program in ("beat", "stream", "broker"):
+        found += [
+            Fault(f"{program}-kill", program, _kill(program)),
+            Fault(f"{program}-freeze", program, _freeze(program)),
+            Fault(f"{program}-restart", program, _restart(program)),
+        ]
+    # SIGQUIT is PostgreSQL's immediate stop: no checkpoint, recovery from the log at the next
+    # start. A backend that is killed makes the server do the same by itself.
+    return [
+        *found,
+        Fault("postgres-immediate", "postgres", _kill("postgres", signal.SIGQUIT)),
+        Fault("postgres-backend-kill", "postgres", _kill_backend),
+        Fault("postgres-freeze", "postgres", _freeze("postgres")),
+        Fault("postgres-restart", "postgres", _restart("postgres")),
+    ]
+
+
+def _kill_backend(scene: Scene) -> None:
+    backends = [p for p in scene.tree("postgres") if " energy energy " in " ".join(p.cmdline())]
+    (scene.rng.choice(backends) if backends else scene.child("postgres")).kill()
+
+
+FAULTS: dict[str, Fault] = {fault.name: fault for fault in _all()}
+
+
+def chosen(patterns: str) -> list[Fault]:
+    """The faults that any of the comma-separated patterns names. Raises ValueError for none."""
+    wanted = [p.strip() for p in patterns.split(",") if p.strip()]
+    found = [f for f in FAULTS.values() if any(fnmatch(f.name, p) for p in wanted)]
+    if not found:
+        raise ValueError(f"No fault is called {patterns!r}. There are: {', '.join(FAULTS)}")
+    return found
+
+
+class Order:
+    """Which fault comes when: each once in a shuffled order, then again; the same for a seed."""
+
+    def __init__(self, faults: list[Fault], seed: int) -> None:
+        self.rng = random.Random(f"faults {seed}")
+        self.faults = faults
+        self.left: list[Fault] = []
+
+    def next(self) -> tuple[Fault, ...]:
+        """One fault, or now and then two at once on different programs."""
+        first = self._draw()
+        others = [f for f in self.left if f.program != first.program]
+        if others and self.rng.random() < P_TOGETHER:
+            second = self.rng.choice(others)
+            self.left.remove(second)
+            return (first, second)
+        return (first,)
+
+    def _draw(self) -> Fault:
+        if not self.left:
+            self.left = self.rng.sample(self.faults, len(self.faults))
+        return self.left.pop()
