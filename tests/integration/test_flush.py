@@ -31,7 +31,6 @@ from tests.factories import (
     meter_reading,
     post_to_stream,
     register,
-    roll_up,
     rows,
     vehicle_reading,
 )
@@ -524,76 +523,6 @@ def test_the_entries_of_a_dead_consumer_are_stored_by_another(
     monkeypatch.setattr(stream, "CLAIM_IDLE_MS", 0)
     assert counted(flush_meters("alive")) == (2, 0, 0, 0)
     assert waiting() == (0, 0)
-
-
-class Faults:
-    """Fails one call to a server: the `at`-th, before it is made or after it was answered."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, fail_at: int, *, after: bool) -> None:
-        self.calls, self.fail_at, self.after = 0, fail_at, after
-        for owner, name, error in (
-            (psycopg.Cursor, "execute", psycopg.OperationalError),
-            (psycopg.Cursor, "copy", psycopg.OperationalError),
-            (psycopg.Connection, "commit", psycopg.OperationalError),
-            (redis.Redis, "execute_command", redis.ConnectionError),
-            (redis.client.Pipeline, "execute", redis.ConnectionError),
-        ):
-            monkeypatch.setattr(owner, name, self._faulty(getattr(owner, name), error))
-
-    def _faulty(self, call: Callable[..., Any], error: type[Exception]) -> Callable[..., Any]:
-        def faulty(*args: Any, **kwargs: Any) -> Any:
-            self.calls += 1
-            if self.calls != self.fail_at:
-                return call(*args, **kwargs)
-            if self.after:
-                call(*args, **kwargs)
-            raise error("failed on purpose")
-
-        return faulty
-
-
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_whichever_call_fails_nothing_is_lost_or_doubled(
-    fleet: int, monkeypatch: pytest.MonkeyPatch, after: bool
-) -> None:
-    """Every call to PostgreSQL and Redis in turn, until a run gets by without failing one."""
-    for fail_at in range(1, 200):
-        meter = f"meter-{fail_at}"
-        kwh = [(at(0), 10.0), (at(1), 11.0), (at(1), 12.0), (at(1, minutes=30), 4.0)]
-        post(fleet, *register(METER, kwh, meterId=meter))
-        post(fleet, *register(METER, kwh[:1], meterId=meter), meter_reading(voltage="bad"))
-        with monkeypatch.context() as context:
-            faults = Faults(context, fail_at, after=after)
-            try:
-                flush_meters()
-            except (*AWAY, redis.RedisError):
-                failed = True
-            else:
-                failed = False
-        flush_meters()
-        mine = [(t, kwh) for name, t, kwh in history() if name == meter]
-        assert mine == [(at(0), 10.0), (at(1), 11.0), (at(1, minutes=30), 4.0)]
-        (latest,) = rows(
-            "SELECT kwh_consumed_ac FROM meter_status_latest JOIN meters ON key = device_key"
-            " WHERE device_id = :meter",
-            meter=meter,
-        )
-        assert latest["kwh_consumed_ac"] == 4.0
-        assert len(rows("SELECT * FROM reading_conflicts")) == len(dead()) == fail_at
-        assert waiting() == (0, 0)
-        if not failed and faults.calls < fail_at:
-            break
-    else:
-        pytest.fail("the flush makes more calls than this test expects")
-    assert fail_at > 15
-    roll_up()
-    assert rows("SELECT DISTINCT energy_kwh, rough FROM meter_energy_hourly ORDER BY 1") == [
-        {"energy_kwh": 0.0, "rough": False},
-        {"energy_kwh": 4.0, "rough": False},
-    ]
-    assert rows("SELECT DISTINCT event, count(*) FROM meter_register_events GROUP BY 1") == [
-        {"event": "RESET", "count": fail_at}
-    ]
 
 
 # --- many at once ---------------------------------------------------------------------------------
