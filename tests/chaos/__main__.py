@@ -328,6 +328,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=None, help="default: a new one, shown")
     parser.add_argument("--faults", default="*", help="patterns, e.g. 'stream-*,web-kill'")
     parser.add_argument("--list", action="store_true", help="show the faults and end")
+    parser.add_argument("--keep", action="store_true", help="keep ledgers and logs in any case")
     asked = parser.parse_args(arguments)
     if asked.list:
         print("\n".join(faults.FAULTS))
@@ -346,11 +347,11 @@ def main(arguments: list[str] | None = None) -> int:
     with running(folder / "home", environment=environment) as stack:
         storm(run, stack, folder, chosen)
     print(verdict.screen(run), flush=True)
-    if not run.passed:
+    if run.passed and not asked.keep:
+        shutil.rmtree(folder)
+    else:
         print(f"ledgers, findings and logs are kept in {folder}")
-        return 1
-    shutil.rmtree(folder)
-    return 0
+    return 0 if run.passed else 1
 
 
 if __name__ == "__main__":

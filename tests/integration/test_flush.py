@@ -202,7 +202,7 @@ def refused() -> list[float]:
         ((5, 6, 7), (1, 0, 2, 0)),
     ],
 )
-def test_the_first_value_wins_and_others_are_kept_aside(
+def test_row_25_the_first_value_wins_and_others_are_kept_aside(
     fleet: int, values: tuple[int, ...], expected: tuple[int, ...], together: bool
 ) -> None:
     reports = []
@@ -298,7 +298,7 @@ GOOD = json.dumps(
         {"b": GOOD.replace("2026-01-10T12:00:00Z", "9999-12-31T23:59:59-14:00"), "v": 1, "f": 1},
     ],
 )
-def test_a_poisoned_entry_is_buried_and_its_neighbours_are_stored(
+def test_row_43_a_poisoned_entry_is_buried_and_its_neighbours_are_stored(
     fleet: int, fields: dict[str, Any]
 ) -> None:
     post(fleet, meter_reading(timestamp=at(1)))
@@ -400,7 +400,7 @@ def two_entries(fleet: int) -> int:
     return fleet
 
 
-def test_a_missing_table_buries_nothing_and_is_recovered_from(two_entries: int) -> None:
+def test_row_21_a_missing_table_buries_nothing_and_is_recovered_from(two_entries: int) -> None:
     execute("ALTER TABLE meter_status_latest RENAME TO mislaid")
     try:
         with pytest.raises(psycopg.errors.UndefinedTable):
@@ -431,7 +431,7 @@ def test_a_table_of_another_release_buries_nothing(two_entries: int, there: str,
     assert counted(flush_meters()) == (2, 0, 0, 0)
 
 
-def test_a_lock_that_does_not_come_buries_nothing(two_entries: int, impatient: None) -> None:
+def test_row_19_a_lock_that_does_not_come_buries_nothing(two_entries: int, impatient: None) -> None:
     with engine().connect() as other, other.begin():
         driver(other).execute("LOCK TABLE meter_status_latest IN ACCESS EXCLUSIVE MODE")
         with pytest.raises(psycopg.errors.LockNotAvailable):

@@ -109,7 +109,7 @@ def test_ready_is_200(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> N
         ("maxmemory-policy", "volatile-ttl", "EVICTION_ON"),
     ],
 )
-def test_readyz_names_an_unsafe_setting_of_the_stream(
+def test_row_51_readyz_names_an_unsafe_setting_of_the_stream(
     client: FlaskClient, server: redis.Redis, name: str, value: str, condition: str
 ) -> None:
     server.config_set(name, value)
@@ -134,7 +134,7 @@ def test_readyz_names_an_old_server_and_one_that_loads(
     assert unmet(client) == THROW_AWAY | {"STREAM_TOO_OLD", "STREAM_LOADING"}
 
 
-def test_readyz_names_commits_that_are_not_waited_for(
+def test_row_51_readyz_names_commits_that_are_not_waited_for(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine.dispose()
