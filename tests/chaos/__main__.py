@@ -184,7 +184,7 @@ class Storm:
                 continue
             alone = len(together) == 1
             self.run.recoveries[name if alone else verdict.TOGETHER].append(seconds)
-        self.log(f"{name} was over")
+            self.log(f"{fault.name}: well again after {seconds:.1f} s")
 
     def _strike_one(self, fault: Fault) -> None:
         self.log(fault.name)

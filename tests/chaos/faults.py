@@ -9,13 +9,17 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatch
 
 import psutil  # type: ignore[import-untyped]
 
+from stack.home import ROOT
 from stack.launcher import Stack
 
 #: How often two faults meet.
@@ -106,6 +110,37 @@ def _restart(name: str) -> Callable[[Scene], None]:
     return restart
 
 
+def _outage(name: str, how: signal.Signals) -> Callable[[Scene], None]:
+    """Killed, and away for up to five seconds before it is started again."""
+
+    def outage(scene: Scene) -> None:
+        os.kill(scene.stack.pid(name), how)
+        scene.stack.supervisor.stop(name)
+        time.sleep(scene.rng.uniform(1, 5))
+        scene.stack.supervisor.start(name)
+
+    return outage
+
+
+def _second_beat(scene: Scene) -> None:
+    """Two beats for a while: every tick comes twice."""
+    command = [sys.executable, "-m", "celery", "-A", "workers", "beat"]
+    environment = dict(scene.stack.environment)
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as beat:
+        time.sleep(scene.rng.uniform(3, 6))
+        beat.kill()
+
+
+def _restart_everything(scene: Scene) -> None:
+    """SIGTERM to all of the product's own programs at once, as a deployment does it."""
+    names = [name for name, group in scene.stack.supervisor.groups.items() if group == "app"]
+    with ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(scene.stack.supervisor.stop, names))
+        list(pool.map(scene.stack.supervisor.start, names))
+
+
 def _signal(process: psutil.Process, how: signal.Signals) -> None:
     try:
         process.send_signal(how)
@@ -129,11 +164,18 @@ def _all() -> list[Fault]:
             Fault(f"{program}-freeze", program, _freeze(program)),
             Fault(f"{program}-restart", program, _restart(program)),
         ]
+    found += [
+        Fault("beat-double", "beat", _second_beat),
+        Fault("stream-outage", "stream", _outage("stream", signal.SIGKILL)),
+        Fault("broker-outage", "broker", _outage("broker", signal.SIGKILL)),
+        Fault("everything-restart", "web", _restart_everything),
+    ]
     # SIGQUIT is PostgreSQL's immediate stop: no checkpoint, recovery from the log at the next
     # start. A backend that is killed makes the server do the same by itself.
     return [
         *found,
         Fault("postgres-immediate", "postgres", _kill("postgres", signal.SIGQUIT)),
+        Fault("postgres-outage", "postgres", _outage("postgres", signal.SIGQUIT)),
         Fault("postgres-backend-kill", "postgres", _kill_backend),
         Fault("postgres-freeze", "postgres", _freeze("postgres")),
         Fault("postgres-restart", "postgres", _restart("postgres")),
