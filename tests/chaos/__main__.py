@@ -45,7 +45,7 @@ BREATH_SECONDS = 1.0
 WARM_SECONDS = 3.0
 DRAIN_SECONDS = 150.0
 #: A freeze longer than 30 s makes others adopt; only long runs have the time for it.
-LONG_RUN_SECONDS = 300.0
+LONG_RUN_SECONDS, LONG_FREEZE, SHORT_FREEZE = 300.0, 40.0, 4.0
 
 
 class Senders:
@@ -152,8 +152,7 @@ class Storm:
         self.run, self.probe = run, probe
         self.order = faults.Order(chosen, run.seed)
         rng = random.Random(f"storm {run.seed}")
-        longest = 40.0 if run.seconds >= LONG_RUN_SECONDS else 4.0
-        self.scene = Scene(stack, rng, longest)
+        self.scene = Scene(stack, rng, run.longest_freeze)
         self.poison = Poison(random.Random(f"poison {run.seed}"))
         self.began = time.monotonic()
         self.now = "warming up"
@@ -327,6 +326,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=None, help="default: a new one, shown")
     parser.add_argument("--faults", default="*", help="patterns, e.g. 'stream-*,web-kill'")
+    parser.add_argument("--freeze", type=float, help="seconds of the longest freeze")
     parser.add_argument("--list", action="store_true", help="show the faults and end")
     parser.add_argument("--keep", action="store_true", help="keep ledgers and logs in any case")
     asked = parser.parse_args(arguments)
@@ -338,7 +338,8 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     seed = random.randrange(10**6) if asked.seed is None else asked.seed
-    run = Run(seed, asked.seconds, asked.faults)
+    usual = LONG_FREEZE if asked.seconds >= LONG_RUN_SECONDS else SHORT_FREEZE
+    run = Run(seed, asked.seconds, asked.faults, asked.freeze or usual)
     folder = Path(tempfile.mkdtemp(prefix="energy-chaos-"))
     given = ("DATABASE_URL", "STREAM_URL", "CELERY_BROKER_URL")
     environment = {name: value for name, value in os.environ.items() if name not in given}

@@ -22,6 +22,7 @@ import psutil  # type: ignore[import-untyped]
 from stack.home import ROOT
 from stack.launcher import Stack
 
+P_LONG = 0.3
 #: How often two faults meet.
 P_TOGETHER = 0.3
 
@@ -47,9 +48,10 @@ class Scene:
         return self.rng.choice(children) if children else self.tree(name)[0]
 
     def pause(self) -> float:
-        """How long to freeze or to stay away, seconds: mostly short."""
-        longest = self.longest_freeze if self.rng.random() < 0.2 else min(4, self.longest_freeze)
-        return self.rng.uniform(0.3, longest)
+        """How long to freeze, seconds: mostly short, every third time or so as long as may be."""
+        if self.rng.random() < P_LONG:
+            return self.rng.uniform(0.75, 1) * self.longest_freeze
+        return self.rng.uniform(0.3, min(4, self.longest_freeze))
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,7 @@ class Run:
     seed: int
     seconds: float
     faults: str
+    longest_freeze: float
     struck: Counter[str] = field(default_factory=Counter)
     #: Seconds until a new reading got through again, by fault.
     recoveries: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -111,6 +112,9 @@ def screen(run: Run) -> str:
     lines += ["", f"  bad input refused: {refused or 'none tried'}", f"  answers: {statuses}", ""]
     lines += [f"  {name:<24}{wrong[name]:>6}" for name in LAW if name in LAW[:6] or wrong[name]]
     lines += [f"    {example[:160]}" for example in run.findings.examples[:20]]
-    replay = f"make chaos SECONDS={run.seconds:.0f} SEED={run.seed} FAULTS='{run.faults}'"
+    replay = (
+        f"make chaos SECONDS={run.seconds:.0f} SEED={run.seed} FAULTS='{run.faults}'"
+        f" ARGS='--freeze {run.longest_freeze:.0f}'"
+    )
     lines += ["", f"{'PASSED' if run.passed else 'FAILED'}   to play it again: {replay}"]
     return "\n".join(lines)
