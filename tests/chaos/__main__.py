@@ -81,8 +81,9 @@ class Senders:
     def _read(self, number: int) -> None:
         stdout = self.processes[number].stdout
         assert stdout is not None
-        for line in stdout:
-            self.figures[number] = json.loads(line)
+        with stdout:
+            for line in stdout:
+                self.figures[number] = json.loads(line)
 
     def fleet(self, number: int) -> str:
         """The fleet that sender `number` sends for."""
