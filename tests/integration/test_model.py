@@ -255,6 +255,7 @@ class Engine(RuleBasedStateMachine):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # when it fails, Hypothesis looks for the shortest story
 def test_the_engine_does_what_its_model_says(servers: dict[str, str]) -> None:
     run_state_machine_as_test(
         Engine, settings=hypothesis_settings(max_examples=25, stateful_step_count=25)
