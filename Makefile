@@ -12,7 +12,7 @@ CHECK = @$(NEEDED) stack/bootstrap.py --dev
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run status seed clean test lint bench lock env
+.PHONY: help run status seed clean test chaos lint bench lock env
 
 help: ## Show this menu
 	@awk 'BEGIN {FS = ":.*## "} \
@@ -37,6 +37,16 @@ clean: ## Delete .local/ with all its data and keys, after asking (ARGS=--yes do
 
 test: ## Run the tests with coverage, beside a running `make run` if need be (ARGS="-k flush")
 	$(CHECK) pytest --cov --cov-report=term:skip-covered $(ARGS)
+
+# Of chaos: how long faults go on, which dice, which faults (ARGS=--list names them); ROWS=1 runs the
+# rows of docs/reliability.md that `make test` leaves out.
+SECONDS ?= 60
+SEED ?=
+FAULTS ?= *
+ROWS ?=
+
+chaos: ## Load and check the whole product while its parts are killed (SECONDS, SEED, FAULTS, ROWS)
+	$(if $(ROWS),$(CHECK) pytest -m chaos $(ARGS),$(CHECK) tests.chaos --seconds $(SECONDS) --faults '$(FAULTS)' $(if $(SEED),--seed $(SEED)) $(ARGS))
 
 lint: ## Check style, formatting, types, the direction of imports, known vulnerabilities
 	$(CHECK) ruff check .

@@ -85,7 +85,7 @@ def test_there_are_all_cases() -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_an_acceptance_case_ends_in_the_expected_summary(fleet: int, name: str) -> None:
+def test_row_29_an_acceptance_case_ends_in_the_expected_summary(fleet: int, name: str) -> None:
     case = CASES[name]
     begin, end = map(datetime.fromisoformat, case["window"])
     make_known(fleet, case)
@@ -179,7 +179,7 @@ def test_a_window_shrinks_to_what_both_cover_from_both_sides(fleet: int) -> None
     assert (row["effective_from"], row["effective_to"]) == (at(3), at(17))
 
 
-def test_late_data_changes_exactly_what_it_touches(fleet: int) -> None:
+def test_row_27_late_data_changes_exactly_what_it_touches(fleet: int) -> None:
     store(fleet, STEADY_AC, STEADY_DC)
     other = [("meterId", METER, STEADY_AC), ("vehicleId", VEHICLE, STEADY_DC)]
     for field, kind, points in other:
@@ -578,7 +578,9 @@ def everything(*, keys: bool = True) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def test_ticks_at_once_end_in_the_same_rows(fleet: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_row_28_ticks_at_once_end_in_the_same_rows(
+    fleet: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store(fleet, STEADY_AC, STEADY_DC)
     store(make_fleet("Third depot"), STEADY_AC, STEADY_DC)
     roll_up()
@@ -734,7 +736,7 @@ def send(fleet: int, batch: Sequence[tuple[Kind, Reading]]) -> None:
             post_to_stream(kind, fleet, mine)
 
 
-def test_order_repetition_and_batching_change_nothing(servers: dict[str, str]) -> None:
+def test_row_26_order_repetition_and_batching_change_nothing(servers: dict[str, str]) -> None:
     @hypothesis_settings(max_examples=12)
     @given(readings, st.data())
     def same(sent: list[tuple[Kind, Reading]], data: st.DataObject) -> None:

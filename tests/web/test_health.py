@@ -152,7 +152,7 @@ def test_readyz_tells_whether_all_that_was_accepted_is_accounted_for(api: Api) -
         ("no-appendfsync-on-rewrite", "yes", "NO_APPENDFSYNC_ON_REWRITE"),
     ],
 )
-def test_readyz_names_an_unsafe_setting_of_the_stream(
+def test_row_51_readyz_names_an_unsafe_setting_of_the_stream(
     client: FlaskClient, server: redis.Redis, name: str, value: str, condition: str
 ) -> None:
     server.config_set(name, value)
@@ -198,7 +198,7 @@ def test_readyz_names_a_database_that_takes_nothing(
         engine._engine_of.cache_clear()
 
 
-def test_readyz_names_commits_that_are_not_waited_for(
+def test_row_51_readyz_names_commits_that_are_not_waited_for(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine.dispose()

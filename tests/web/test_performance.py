@@ -252,7 +252,7 @@ def test_a_vehicle_is_known_before_its_numbers_are(api: Api) -> None:
         ([100, 110], [50, 9050], "UNIT_MISMATCH"),
     ],
 )
-def test_a_ratio_that_cannot_be_known_is_null_with_a_reason(
+def test_row_31_a_ratio_that_cannot_be_known_is_null_with_a_reason(
     api: Api, ac: list[float] | None, dc: list[float] | None, reason: str
 ) -> None:
     send(api, "001", ac, dc)

@@ -53,7 +53,7 @@ NOT_FINITE = {
 }
 
 
-def test_what_merely_looks_like_a_number_is_none(api: Api) -> None:
+def test_row_38_what_merely_looks_like_a_number_is_none(api: Api) -> None:
     found = {number: verdict(api, spelled(number)) for number in NOT_NUMBERS}
     assert found == dict.fromkeys(NOT_NUMBERS, ("NOT_A_NUMBER", ["kwhConsumedAc"]))
 
@@ -135,7 +135,7 @@ BAD_IDS = {
 }
 
 
-def test_a_device_id_is_printable_and_short(api: Api) -> None:
+def test_row_39_a_device_id_is_printable_and_short(api: Api) -> None:
     found = {what: verdict(api, spelled(text, field="meterId")) for what, text in BAD_IDS.items()}
     assert found == dict.fromkeys(BAD_IDS, ("BAD_ID", ["meterId"]))
 
@@ -185,7 +185,7 @@ BAD_TIMESTAMPS = {
 }
 
 
-def test_a_timestamp_is_exact_and_real(api: Api) -> None:
+def test_row_40_a_timestamp_is_exact_and_real(api: Api) -> None:
     found = {text: verdict(api, spelled(text, field="timestamp")) for text in BAD_TIMESTAMPS}
     assert found == {text: (code, ["timestamp"]) for text, code in BAD_TIMESTAMPS.items()}
 
@@ -210,7 +210,7 @@ def test_every_rfc_3339_spelling_is_lawful(api: Api) -> None:
     assert [row["recorded_at"] for row in found] == instants
 
 
-def test_a_clock_may_be_nine_minutes_fast_and_not_eleven(api: Api) -> None:
+def test_row_23_a_clock_may_be_nine_minutes_fast_and_not_eleven(api: Api) -> None:
     now = datetime.now(UTC)
     too_fast = meter_reading(timestamp=now + timedelta(minutes=11))
     assert verdict(api, too_fast) == ("TS_IN_FUTURE", ["timestamp"])
@@ -242,7 +242,7 @@ def twice(fields: bytes) -> bytes:
     return encoded(meter_reading(voltage="@")).replace(b'"voltage":"@"', fields)
 
 
-def test_a_field_stands_once(api: Api) -> None:
+def test_row_41_a_field_stands_once(api: Api) -> None:
     found = {what: verdict(api, twice(fields)) for what, fields in TWICE.items()}
     assert found == dict.fromkeys(TWICE, ("DUPLICATE_KEY", ["reading"]))
 

@@ -70,7 +70,7 @@ def theirs(other_admin: Api) -> Api:
     return other_admin
 
 
-def test_another_fleets_device_is_unknown_at_every_address(
+def test_row_46_another_fleets_device_is_unknown_at_every_address(
     app: Flask, api: Api, theirs: Api
 ) -> None:
     for method, path in device_paths(app):
@@ -127,7 +127,7 @@ def test_a_cursor_of_another_fleet_shows_nothing_of_it(api: Api, theirs: Api) ->
     assert [d["meterId"] for d in api.get("/v1/meters", cursor=cursor).json["items"]] == ["zz"]
 
 
-def test_the_same_device_id_in_two_fleets_does_not_mix(api: Api, theirs: Api) -> None:
+def test_row_46_the_same_device_id_in_two_fleets_does_not_mix(api: Api, theirs: Api) -> None:
     accepted(api.send(METER, meter_reading(timestamp=at(12), kwhConsumedAc=7, voltage=1)))
     accepted(api.send(VEHICLE, vehicle_reading(timestamp=at(12), kwhDeliveredDc=5, soc=1)))
     flush_all()

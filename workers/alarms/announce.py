@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import structlog
 from sqlalchemy import Connection
 
+from models import webhooks
 from workers.alarms.lifecycle import RAISE, RESOLVED, RETURN, past_tense
 from workers.alarms.reconcile import Step
 from workers.metrics import ALARM_TRANSITIONS
@@ -54,7 +56,7 @@ def announce(conn: Connection, alarm: Mapping[str, Any], step: Step) -> None:
 def _deliver(
     conn: Connection, *, fleet_id: int, event_type: str, subject: str, payload: Mapping[str, Any]
 ) -> None:
-    """The log is the receiver that is always there; outgoing webhooks are called from here too."""
+    """The log is the receiver that is always there; the fleet's webhooks hear of it as well."""
     log.info(
         "alarm",
         fleet_id=fleet_id,
@@ -64,3 +66,11 @@ def _deliver(
         rule=payload["rule"],
         severity=payload["severity"],
     )
+    told = msgspec.to_builtins({_camel(name): value for name, value in payload.items()})
+    webhooks.enqueue(conn, fleet_id=fleet_id, event_type=event_type, subject=subject, payload=told)
+
+
+def _camel(name: str) -> str:
+    """A column's name as the API spells it."""
+    first, *rest = name.split("_")
+    return first + "".join(word.title() for word in rest)
