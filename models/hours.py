@@ -42,9 +42,10 @@ class Temperatures(NamedTuple):
 class Hour(NamedTuple):
     """An hourly row, or the part of one that a segment cuts out (models/derived.py)."""
 
-    first_at: datetime
+    #: Instants in microseconds since 1970.
+    first_us: int
     first_kwh: float
-    last_at: datetime
+    last_us: int
     last_kwh: float
     energy_kwh: float
     #: Energy of the step from the hour before, when it is not simply the difference.
@@ -164,6 +165,7 @@ _READ: LiteralString = """
     UNION ALL
     SELECT place, {cut_columns} FROM hours CROSS JOIN LATERAL ({summary}) AS cut
     WHERE NOT whole AND cut.samples > 0
+    ORDER BY 1, 2
 """
 
 _COLUMNS = (
@@ -202,8 +204,8 @@ def read(conn: Connection, kind: Kind, segments: Sequence[Segment]) -> list[list
     found: list[list[Hour]] = [[] for _ in segments]
     if segments:
         rows = driver(conn).execute(read_statement(kind), columns(segments)).fetchall()
-        for row in sorted(rows, key=lambda row: row[:2]):
-            found[row[0]].append(_hour(kind, row[1:]))
+        for row in rows:
+            found[row[0]].append(_hour(kind, row))
     return found
 
 
@@ -214,7 +216,7 @@ def columns(rows: Iterable[tuple[Any, ...]]) -> tuple[list[Any], ...]:
 
 
 def _hour(kind: Kind, row: tuple[Any, ...]) -> Hour:
-    common, own = row[: len(_COLUMNS)], row[len(_COLUMNS) :]
+    common, own = row[1 : 1 + len(_COLUMNS)], row[1 + len(_COLUMNS) :]
     vehicle = (Temperatures(*own[:3]), *own[3:]) if kind is VEHICLE else (None, None, None)
     return Hour._make((*common, *vehicle))
 
@@ -272,8 +274,8 @@ def read_statement(kind: Kind) -> sql.Composed:
     return sql.SQL(_READ).format(
         hourly=sql.Identifier(kind.hourly.name),
         summary=_cut_summary(kind),
-        columns=_listed(names),
-        cut_columns=_listed(names, "cut"),
+        columns=_read_columns(names, "hours"),
+        cut_columns=_read_columns(names, "cut"),
     )
 
 
@@ -287,6 +289,16 @@ def _cut_summary(kind: Kind) -> sql.Composed:
 def _listed(names: Iterable[str], table: str | None = None) -> sql.Composed:
     path = () if table is None else (table,)
     return sql.SQL(", ").join(sql.Identifier(*path, name) for name in names)
+
+
+def _read_columns(names: Iterable[str], table: str) -> sql.Composed:
+    """Instants as microseconds: exact, and cheaper to read than timestamps."""
+    micros = sql.SQL("(date_part('epoch', {}) * 1e6)::int8")
+    read = [sql.Identifier(table, name) for name in names]
+    return sql.SQL(", ").join(
+        micros.format(column) if name in {"first_at", "last_at"} else column
+        for name, column in zip(names, read, strict=True)
+    )
 
 
 def limit_kwh(seconds: sql.Composable) -> sql.Composed:

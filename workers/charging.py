@@ -7,7 +7,7 @@ steps is what standby, leakage and preconditioning cost; the rest of the loss is
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from operator import gt, sub
 from typing import NamedTuple
 
 from models.clock import HOUR_US
@@ -21,11 +21,13 @@ PAUSE_US = 3 * BORDER_US
 
 
 class Step(NamedTuple):
-    """Up to five minutes between two borders: the energy of both sides, and whether it charged."""
+    """Up to five minutes [from_us, to_us] between two borders: the energy of both sides."""
 
-    span: Span
+    from_us: int
+    to_us: int
     ac_kwh: float
     dc_kwh: float
+    #: Whether the battery was being charged.
     charging: bool
 
 
@@ -48,12 +50,11 @@ def borders(span: Span) -> list[int]:
 
 def steps(instants: Sequence[int], ac_kwh: Sequence[float], dc_kwh: Sequence[float]) -> list[Step]:
     """The steps between `instants`, from both sides' registers at each of them."""
-    return [
-        Step(Span(a, b), ac_b - ac_a, dc_b - dc_a, dc_b - dc_a > CHARGING_KW * (b - a) / HOUR_US)
-        for (a, b), (ac_a, ac_b), (dc_a, dc_b) in zip(
-            pairwise(instants), pairwise(ac_kwh), pairwise(dc_kwh), strict=True
-        )
-    ]
+    ac = map(sub, ac_kwh[1:], ac_kwh)
+    dc = list(map(sub, dc_kwh[1:], dc_kwh))
+    hours = (us / HOUR_US for us in map(sub, instants[1:], instants))
+    charging = map(gt, dc, (CHARGING_KW * h for h in hours))
+    return list(map(Step, instants, instants[1:], ac, dc, charging))
 
 
 def sessions(steps: Sequence[Step]) -> list[Span]:
@@ -62,10 +63,10 @@ def sessions(steps: Sequence[Step]) -> list[Span]:
     for step in steps:
         if not step.charging:
             continue
-        if found and step.span.from_us - found[-1].to_us < PAUSE_US:
-            found[-1] = Span(found[-1].from_us, step.span.to_us)
+        if found and step.from_us - found[-1].to_us < PAUSE_US:
+            found[-1] = Span(found[-1].from_us, step.to_us)
         else:
-            found.append(step.span)
+            found.append(Span(step.from_us, step.to_us))
     return found
 
 
@@ -77,11 +78,11 @@ def split(steps: Sequence[Step]) -> Split:
         sum(step.ac_kwh for step in charging),
         sum(step.dc_kwh for step in charging),
         _hours(charging),
-        len(sessions(steps)),
+        len(sessions(charging)),
         sum(step.ac_kwh for step in idle),
         _hours(idle),
     )
 
 
 def _hours(steps: Sequence[Step]) -> float:
-    return sum(step.span.to_us - step.span.from_us for step in steps) / HOUR_US
+    return sum(step.to_us - step.from_us for step in steps) / HOUR_US

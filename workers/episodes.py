@@ -110,7 +110,7 @@ def _replace_episodes(
     if not steps:
         episodes.replace(conn, vehicle_key, begin, end, [])
         return
-    span = Span(steps[0].span.from_us, steps[-1].span.to_us)
+    span = Span(steps[0].from_us, steps[-1].to_us)
     spans = _with_margins(charging.sessions(steps), span)
     # What reaches over either end is another look's: only what is whole here is replaced.
     whole = [s for s in spans if s.from_us > span.from_us and s.to_us <= span.to_us - PAUSE_US]

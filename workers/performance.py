@@ -32,6 +32,7 @@ from workers.timeline import Timeline
 
 #: What the API shows: a tenth of a watt-hour, a hundredth of a percent, a hundredth of a degree.
 KWH_DIGITS, RATIO_DIGITS, PCT_DIGITS, TEMP_DIGITS = 4, 4, 2, 2
+_TWO = 2  # points make a difference
 
 
 @dataclass(slots=True)
@@ -44,7 +45,7 @@ class Side:
     timelines: list[Timeline] = field(default_factory=list)
     gap_us: float = 0.0
     known: int = 0
-    own_kwh: float | None = None
+    _supports: tuple[Span, list[tuple[Piece, Span]]] | None = None
     conflicts: int = 0
 
     def segments(self) -> list[tuple[int, Span]]:
@@ -61,7 +62,14 @@ class Side:
         if self.samples or any(piece.before and piece.after for piece in pieces):
             edges = [s for p in pieces for s in (p.before, p.after) if s is not None]
             self.known = self.samples + len(edges)
-        self.own_kwh = self.energy() if self.known > 1 else None
+
+    def own_kwh(self) -> float | None:
+        """kWh over what this side covers of the window, whatever the other side does."""
+        if self.known < _TWO:
+            return None
+        pieces = [timeline.piece(timeline.span) for timeline in self.timelines]
+        covered = [(piece, energy.support(piece, self.gap_us)) for piece in pieces]
+        return sum(energy.energy(piece, span) for piece, span in covered if span is not None)
 
     @property
     def samples(self) -> int:
@@ -93,8 +101,11 @@ class Side:
 
     def supports(self) -> list[tuple[Piece, Span]]:
         """Each register that covers something of the span, with what it covers."""
-        found = [(piece, energy.support(piece, self.gap_us)) for piece in self.pieces()]
-        return [(piece, span) for piece, span in found if span is not None]
+        if self._supports is None or self._supports[0] != self.span:
+            found = [(piece, energy.support(piece, self.gap_us)) for piece in self.pieces()]
+            covering = [(piece, span) for piece, span in found if span is not None]
+            self._supports = self.span, covering
+        return self._supports[1]
 
     def hole(self) -> str | None:
         """Why energy is missing in the middle of the present span, if it is."""
@@ -115,8 +126,11 @@ class Side:
 
     def kwh_at(self, instants: Sequence[int]) -> list[float]:
         """All registers together, unrolled, at instants in the present span."""
+        serving = self.serving()
+        if len(serving) == 1 and serving[0][1] == self.span:
+            return serving[0][0].kwh_at(instants)
         total = [0.0] * len(instants)
-        for timeline, part in self.serving():
+        for timeline, part in serving:
             held = [min(max(instant, part.from_us), part.to_us) for instant in instants]
             read = timeline.kwh_at(held)
             total = [sum_ + kwh - read[0] for sum_, kwh in zip(total, read, strict=True)]
@@ -135,7 +149,7 @@ class Side:
         """How well this side was seen in the window."""
         spacing_us = next((t.spacing_us for t in reversed(self.timelines) if t.spacing_us), None)
         hours = [hour for timeline in self.timelines for hour in timeline.hours]
-        events, last_at = self.events, hours[-1].last_at if hours else None
+        events, last_us = self.events, hours[-1].last_us if hours else None
         longest = [t.max_gap_us for t in self.timelines if t.max_gap_us is not None]
         return Quality(
             samples=self.samples,
@@ -144,8 +158,8 @@ class Side:
             resets=events["RESET"] + events["REBASE"],
             dropped=sum(timeline.dropped for timeline in self.timelines),
             conflicts=self.conflicts,
-            last_at=last_at,
-            lag_seconds=(window.to_us - to_us(last_at)) / SECOND_US if last_at else None,
+            last_at=None if last_us is None else from_us(last_us),
+            lag_seconds=None if last_us is None else (window.to_us - last_us) / SECOND_US,
             skew_seconds=skew_seconds(hours[-1].lag_min_seconds) if hours else None,
         )
 
@@ -271,7 +285,7 @@ def _reason_without_judgement(vehicle: Vehicle) -> str | None:
         return "MISSING_AC"
     if not dc:
         return "MISSING_DC"
-    if min(ac, dc) < 2:  # noqa: PLR2004  (two points make a difference)
+    if min(ac, dc) < _TWO:
         return "INSUFFICIENT_SAMPLES"
     covered = vehicle.span.to_us > vehicle.span.from_us
     return vehicle.ac.hole() if covered else "NO_OVERLAP"
@@ -299,7 +313,7 @@ def _row(vehicle: Vehicle) -> dict[str, Any]:
     }
     if reason is not None:
         # Without a meter's figure, what the battery took cannot be laid at any meter's door.
-        own = {"ac_kwh": ac.own_kwh, "dc_kwh": dc.own_kwh if ac.known else None}
+        own = {"ac_kwh": ac.own_kwh(), "dc_kwh": dc.own_kwh() if ac.known else None}
         return row | _NOTHING | _rounded_all(own, KWH_DIGITS) | {"reason": reason}
     return row | _compared(vehicle, covered_pct)
 
@@ -398,10 +412,11 @@ def register_energy(
     side = Side([(device_key, window)], window)
     _look(conn, kind, [side])
     covered = [span for _, span in side.supports()]
-    if side.own_kwh is None or not covered:
+    own_kwh = side.own_kwh()
+    if own_kwh is None or not covered:
         return RegisterEnergy(None, None, None, side.samples, side.events)
     return RegisterEnergy(
-        _rounded(side.own_kwh, KWH_DIGITS),
+        _rounded(own_kwh, KWH_DIGITS),
         from_us(covered[0].from_us),
         from_us(covered[-1].to_us),
         side.samples,

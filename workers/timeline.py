@@ -40,7 +40,7 @@ class Timeline:
         self._corrected_at = [to_us(s.at) for s in seen.shown]
         self._corrected = [0.0, *accumulate(s.correction_kwh for s in seen.shown)]
 
-    @property
+    @cached_property
     def samples(self) -> int:
         """How many samples lie in the span; dropped ones are not counted."""
         return sum(hour.samples for hour in self.hours)
@@ -69,11 +69,11 @@ class Timeline:
         """
         pairs = self.samples - len(self.hours)
         if pairs > 0:
-            inside = sum(to_us(h.last_at) - to_us(h.first_at) for h in self.hours)
+            inside = sum(h.last_us - h.first_us for h in self.hours)
             return inside / pairs
         if self.samples < _COUNTED:
             return None
-        return (to_us(self.hours[-1].last_at) - to_us(self.hours[0].first_at)) / (self.samples - 1)
+        return (self.hours[-1].last_us - self.hours[0].first_us) / (self.samples - 1)
 
     def unrolled_kwh(self, sample: Sample) -> float:
         """The sample's value, comparable with any other's of this timeline."""
@@ -116,9 +116,10 @@ class Timeline:
         begin = _before(self.around[self.span.from_us - 1])
         previous = begin.at_us if begin else _NEVER
         for hour in self.hours:
-            yield previous, to_us(hour.first_at)
-            yield from zip(map(to_us, hour.gaps_from), map(to_us, hour.gaps_to), strict=True)
-            previous = to_us(hour.last_at)
+            yield previous, hour.first_us
+            if hour.gaps_from:
+                yield from zip(map(to_us, hour.gaps_from), map(to_us, hour.gaps_to), strict=True)
+            previous = hour.last_us
         end = _after(self.around[self.span.to_us])
         yield previous, end.at_us if end else -_NEVER
 
@@ -127,7 +128,7 @@ class Timeline:
         """The longest step between two samples in the span; None with fewer than two."""
         steps = [h.max_gap_seconds * SECOND_US for h in self.hours]
         seams = zip(self.hours, self.hours[1:], strict=False)
-        steps += [to_us(b.first_at) - to_us(a.last_at) for a, b in seams]
+        steps += [b.first_us - a.last_us for a, b in seams]
         return round(max(steps)) if self.samples >= _COUNTED else None
 
     def kwh_at(self, instants: Sequence[int]) -> list[float]:
@@ -157,7 +158,7 @@ class Timeline:
         return knots
 
     def _knots_of(self, hour: Hour) -> list[tuple[int, float]]:
-        first_us, last_us = to_us(hour.first_at), to_us(hour.last_at)
+        first_us, last_us = hour.first_us, hour.last_us
         base_kwh = self.unrolled_kwh(Sample(first_us, hour.first_kwh))
         borders = range((first_us // BORDER_US + 1) * BORDER_US, last_us + 1, BORDER_US)
         reached = [base_kwh + kwh for kwh in hour.line_kwh]
