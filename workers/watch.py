@@ -37,11 +37,12 @@ from workers.metrics import WATCH_SECONDS
 log = structlog.get_logger(__name__)
 
 #: Marks taken per transaction. Judging a vehicle with two years of evidence takes about 0.1 s.
-DIRTY_BITE = 50
+DIRTY_BITE = 20
 #: Vehicles looked at, and alarms passed time over, per transaction.
 PAGE = 1_000
-#: A run stops taking further bites after this long; the next one goes on.
-RUN_SECONDS = 45.0
+#: A run stops taking further bites after this long; the next one goes on. Short, because rollup
+#: ticks wait in the same queue.
+RUN_SECONDS = 5.0
 
 
 class Overlap(Exception):  # noqa: N818  (a state of the world, not a programming error)
@@ -102,7 +103,10 @@ def _judge(conn: Connection, limits: Thresholds, vehicle: Mapping[str, Any], now
     days = episodes.days_of_vehicle(conn, key)
     resolved = alarms.resolved_by_hand(conn, key)
     found = judge(map(as_episode, known), map(as_day, days), limits, resolved)
-    present = [live.span_of(row) for row in alarms.opened_conditions(conn, key)]
+    present = [
+        live.span_of(row, resolved.get(row["rule"], ()))
+        for row in alarms.opened_conditions(conn, key)
+    ]
     stored = alarms.of_vehicle(conn, key)
     changes = reconcile(
         stored, chains([*found.spans, *present]), vehicle_id=vehicle["device_id"], now=now

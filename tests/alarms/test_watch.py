@@ -348,3 +348,49 @@ def test_the_task_says_what_it_did(put: Put) -> None:
     put(LOW)
     assert watch.watch_alarms() == {"vehicles": 1}
     assert watch.watch_alarms() == {"vehicles": 0}
+
+
+def test_a_silent_side_that_was_resolved_by_hand_stays_so(fleet: int) -> None:
+    minutes = range(61)
+    store(
+        fleet,
+        [(at(12, minutes=m), 100 + m / 60) for m in minutes if m <= 20],
+        [(at(12, minutes=m), 50 + m / 60) for m in minutes],
+    )
+    for minute in (40, 51):
+        watch.watch(at(12, minutes=minute))
+    with transaction() as conn:
+        row = alarms.one(conn, fleet, 1, lock=True)
+        assert row is not None
+        book.act(conn, row, "resolve", who="Ada", note=None, now=at(12, minutes=52))
+    execute("INSERT INTO episodes_dirty (vehicle_key, ended_at) VALUES (1, now())")
+    watch.watch(at(12, minutes=55))
+    assert stored("state, resolved_by") == [{"state": "resolved", "resolved_by": "Ada"}]
+
+
+def test_a_clock_that_is_off_is_read_where_the_summary_keeps_it(put: Put) -> None:
+    """The columns come with the summary's next migration; without them nobody is accused."""
+    with transaction() as conn:
+        assert alarms.skews(conn, [1]) == {}
+    missing = not rows(
+        "SELECT FROM pg_attribute WHERE attname = 'ac_quality'"
+        " AND attrelid = 'vehicle_performance_24h'::regclass"
+    )
+    if missing:
+        execute("ALTER TABLE vehicle_performance_24h ADD COLUMN ac_quality jsonb")
+    try:
+        execute(
+            "INSERT INTO vehicle_performance_24h (vehicle_key, fleet_id, vehicle_id, window_from,"
+            " window_to, ac_samples, dc_samples, ac_events, dc_events, computed_at, ac_quality)"
+            " VALUES (1, 1, 'vehicle-001', now(), now(), 0, 0, '{}', '{}', now(), :quality)",
+            quality='{"skewSeconds": -300}',
+        )
+        with transaction() as conn:
+            assert alarms.skews(conn, [1, 2]) == {1: 300}
+        for minute in (0, 31):
+            watch.watch(at(12, minutes=minute))
+        watch.watch(at(12, minutes=32))
+        assert stored("rule, state") == [{"rule": rules.SKEW, "state": "open"}]
+    finally:
+        if missing:
+            execute("ALTER TABLE vehicle_performance_24h DROP COLUMN ac_quality")
