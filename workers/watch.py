@@ -24,7 +24,7 @@ from sqlalchemy import Connection
 from models import alarms, episodes, rollups
 from models.engine import transaction
 from models.rollups import Supply
-from workers.alarms import live, rules
+from workers.alarms import lifecycle, live, rules
 from workers.alarms.book import apply
 from workers.alarms.engine import Judgement, chains, judge
 from workers.alarms.live import Condition
@@ -217,10 +217,18 @@ def _pass_time(now: datetime) -> None:
         with _alone() as conn:
             rows = alarms.unresolved(conn, after=after, limit=PAGE)
             for row in rows:
-                draft = Draft(row)
-                pass_time(draft, now)
-                if draft.change:
-                    apply(conn, draft.change)
+                if _passed(row, now).change:
+                    # Most alarms stand as they are; the others are locked and looked at again.
+                    held = alarms.one(conn, row["fleet_id"], row["id"], lock=True)
+                    assert held is not None  # noqa: S101  (alarms are never deleted)
+                    if held["state"] != lifecycle.RESOLVED:
+                        apply(conn, _passed(held, now).change)
         if not rows:
             return
         after = rows[-1]["id"]
+
+
+def _passed(row: Mapping[str, Any], now: datetime) -> Draft:
+    draft = Draft(row)
+    pass_time(draft, now)
+    return draft
