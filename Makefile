@@ -12,12 +12,12 @@ CHECK = @$(NEEDED) stack/bootstrap.py --dev
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run status seed clean test chaos lint bench lock env
+.PHONY: help run status seed clean test chaos lint bench bench-detector lock env
 
 help: ## Show this menu
 	@awk 'BEGIN {FS = ":.*## "} \
 		/^##@/ {printf "\n%s\n", substr($$0, 5)} \
-		/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+		/^[a-z-]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 ##@ Use it
 
@@ -57,6 +57,9 @@ lint: ## Check style, formatting, types, the direction of imports, known vulnera
 
 bench: ## Measure readings per second and latencies; prints a table
 	@exec $(NEEDED) stack/bootstrap.py --dev bench $(ARGS)
+
+bench-detector: ## Simulate a fleet: false alarms per vehicle-year, delay per fault
+	@exec $(NEEDED) stack/bootstrap.py --dev bench.detector $(ARGS)
 
 lock: ## Recompile requirements*.txt from requirements*.in (pinned, hashed)
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \

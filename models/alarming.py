@@ -132,7 +132,7 @@ class Alarm(Base):
         Index("alarms_fleet_idx", "fleet_id", "id"),  # the list, newest first
         Index("alarms_vehicle_idx", "vehicle_key", "rule", "id"),
         Index(  # what the watcher looks at without a mark
-            "alarms_unresolved_idx", "vehicle_key", postgresql_where=text("state <> 'resolved'")
+            "alarms_unresolved_idx", "id", postgresql_where=text("state <> 'resolved'")
         ),
     )
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)

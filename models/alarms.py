@@ -61,13 +61,12 @@ def of_vehicle(conn: Connection, vehicle_key: int) -> list[Stored]:
 
 
 def unresolved(conn: Connection, *, after: int, limit: int) -> list[Stored]:
-    """The next unresolved alarms by id, locked. Uses index: alarms_unresolved_idx."""
+    """The next unresolved alarms by id. Uses index: alarms_unresolved_idx."""
     query = (
         select(_alarms)
         .where(_alarms.c.state != "resolved", _alarms.c.id > after)
         .order_by(_alarms.c.id)
         .limit(limit)
-        .with_for_update()
     )
     return _all(conn.execute(query))
 

@@ -24,6 +24,7 @@ from web.refusals import Refused
 from web.schemas import Timestamp
 from workers.alarms import book, lifecycle, rules, spans
 from workers.alarms.engine import chains, judge
+from workers.alarms.public import named, shown
 from workers.alarms.source import as_day, as_episode, in_force
 from workers.alarms.thresholds import Thresholds
 
@@ -31,46 +32,11 @@ _MAX_ID = 2**63 - 1
 #: Where a page ended: an alarm, a transition or a vehicle.
 _Position = Annotated[int, msgspec.Meta(ge=0, le=_MAX_ID)]
 #: A what-if judges this many vehicles at most in one request, each over this many days.
-MAX_VEHICLES, MAX_DAYS = 100, 366
+MAX_VEHICLES, MAX_DAYS = 50, 366
 #: What the rules learn from before the days asked about.
 LEAD_IN = timedelta(days=180)
 
-#: Public name -> column, of everything an alarm shows.
-_SHOWN = {
-    "id": "id",
-    "rule": "rule",
-    "vehicleId": "vehicle_id",
-    "meterId": "meter_id",
-    "severity": "severity",
-    "state": "state",
-    "stale": "stale",
-    "firstOpenedAt": "first_opened_at",
-    "openedAt": "opened_at",
-    "since": "since",
-    "lastEvaluatedAt": "last_evaluated_at",
-    "returnedAt": "returned_at",
-    "value": "value",
-    "threshold": "threshold",
-    "baseline": "baseline",
-    "deltaPts": "delta_pts",
-    "z": "z",
-    "avoidableKwh": "avoidable_kwh",
-    "occurrences": "occurrences",
-    "reopenedFrom": "reopened_from",
-    "incident": "incident",
-    "suppressedReason": "suppressed_reason",
-    "ackAt": "acknowledged_at",
-    "ackBy": "acknowledged_by",
-    "ackNote": "acknowledged_note",
-    "shelvedUntil": "shelved_until",
-    "shelvedBy": "shelved_by",
-    "shelvedNote": "shelved_note",
-    "resolvedAt": "resolved_at",
-    "resolvedBy": "resolved_by",
-    "resolvedReason": "resolved_reason",
-    "resolvedNote": "resolved_note",
-}
-#: The same of an evaluation in the evidence, and of a transition.
+#: Public name -> column, of an evaluation in the evidence and of a transition.
 _EVIDENCE = {
     "at": "at",
     "value": "value",
@@ -229,7 +195,7 @@ def _limit(lowest: float, highest: float) -> fields.Float:
 class ReplayQuery(PageQuery):
     """The last `days`, and what differs from the thresholds in force. A page is of vehicles."""
 
-    limit = fields.Integer(load_default=50, validate=validate.Range(1, MAX_VEHICLES))
+    limit = fields.Integer(load_default=25, validate=validate.Range(1, MAX_VEHICLES))
     days = fields.Integer(load_default=90, validate=validate.Range(1, MAX_DAYS))
     floorPct = _limit(0, 100)
     dropPts = _limit(0.1, 100)
@@ -295,7 +261,7 @@ def _reading(keys: KeyRing) -> Blueprint:
                 before=decode_cursor(query["cursor"], _Position),
                 limit=limit + 1,
             )
-        return page(rows, limit, _alarm, lambda row: row["id"])
+        return page(rows, limit, shown, lambda row: row["id"])
 
     @blp.route(f"/<int(max={_MAX_ID}):alarm_id>")
     @blp.response(200, AlarmWithEvidenceSchema)
@@ -303,8 +269,8 @@ def _reading(keys: KeyRing) -> Blueprint:
         """One alarm, with the evaluations it stands on"""
         with reading() as conn:
             row = _known(conn, alarm_id)
-        evaluations = [_named(_EVIDENCE, seen) for seen in row["evidence"]]
-        return answer({**_alarm(row), "evaluations": evaluations})
+        evaluations = [named(_EVIDENCE, seen) for seen in row["evidence"]]
+        return answer({**shown(row), "evaluations": evaluations})
 
     @blp.route(f"/<int(max={_MAX_ID}):alarm_id>/history")
     @blp.arguments(PageQuery, location="query", unknown=RAISE)
@@ -315,7 +281,7 @@ def _reading(keys: KeyRing) -> Blueprint:
         with reading() as conn:
             _known(conn, alarm_id)
             rows = alarms.history(conn, alarm_id, after=after, limit=limit + 1)
-        return page(rows, limit, lambda row: _named(_TRANSITION, row), lambda row: row["id"])
+        return page(rows, limit, lambda row: named(_TRANSITION, row), lambda row: row["id"])
 
     return blp
 
@@ -402,15 +368,7 @@ def _act(alarm_id: int, action: str, body: dict[str, Any]) -> Response:
             )
     except lifecycle.NotPossible as refusal:
         raise Refused("ALARM_STATE", str(refusal)) from refusal
-    return answer(_alarm(row))
-
-
-def _alarm(row: Mapping[str, Any]) -> dict[str, Any]:
-    return _named(_SHOWN, row)
-
-
-def _named(names: Mapping[str, str], row: Mapping[str, Any]) -> dict[str, Any]:
-    return {public: row[column] for public, column in names.items()}
+    return answer(shown(row))
 
 
 # --- what-if --------------------------------------------------------------------------------------

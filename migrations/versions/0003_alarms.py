@@ -155,7 +155,7 @@ def upgrade() -> None:
     op.create_index(
         "alarms_unresolved_idx",
         "alarms",
-        ["vehicle_key"],
+        ["id"],
         unique=False,
         postgresql_where=sa.text("state <> 'resolved'"),
     )

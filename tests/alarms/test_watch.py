@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -19,7 +21,7 @@ from tests.alarms.conftest import Put, row_of, stored, take_back, transitions, w
 from tests.alarms.test_rules import DAY, daily, episode, healthy
 from tests.factories import MIDNIGHT, at, empty_servers, execute, make_fleet, rows, store
 from workers import watch
-from workers.alarms import book, rules
+from workers.alarms import announce, book, lifecycle, rules
 
 LOW = [episode(1, 0.84), episode(2, 0.84)]
 GOOD = [episode(3, 0.9), episode(4, 0.9)]
@@ -348,3 +350,134 @@ def test_the_task_says_what_it_did(put: Put) -> None:
     put(LOW)
     assert watch.watch_alarms() == {"vehicles": 1}
     assert watch.watch_alarms() == {"vehicles": 0}
+
+
+def test_a_silent_side_that_was_resolved_by_hand_stays_so(fleet: int) -> None:
+    minutes = range(61)
+    store(
+        fleet,
+        [(at(12, minutes=m), 100 + m / 60) for m in minutes if m <= 20],
+        [(at(12, minutes=m), 50 + m / 60) for m in minutes],
+    )
+    for minute in (40, 51):
+        watch.watch(at(12, minutes=minute))
+    with transaction() as conn:
+        row = alarms.one(conn, fleet, 1, lock=True)
+        assert row is not None
+        book.act(conn, row, "resolve", who="Ada", note=None, now=at(12, minutes=52))
+    execute("INSERT INTO episodes_dirty (vehicle_key, ended_at) VALUES (1, now())")
+    watch.watch(at(12, minutes=55))
+    assert stored("state, resolved_by") == [{"state": "resolved", "resolved_by": "Ada"}]
+
+
+def test_a_clock_that_is_off_is_read_where_the_summary_keeps_it(put: Put) -> None:
+    """The columns come with the summary's next migration; without them nobody is accused."""
+    with transaction() as conn:
+        assert alarms.skews(conn, [1]) == {}
+    missing = not rows(
+        "SELECT FROM pg_attribute WHERE attname = 'ac_quality'"
+        " AND attrelid = 'vehicle_performance_24h'::regclass"
+    )
+    if missing:
+        execute("ALTER TABLE vehicle_performance_24h ADD COLUMN ac_quality jsonb")
+    try:
+        execute(
+            "INSERT INTO vehicle_performance_24h (vehicle_key, fleet_id, vehicle_id, window_from,"
+            " window_to, ac_samples, dc_samples, ac_events, dc_events, computed_at, ac_quality)"
+            " VALUES (1, 1, 'vehicle-001', now(), now(), 0, 0, '{}', '{}', now(), :quality)",
+            quality='{"skewSeconds": -300}',
+        )
+        with transaction() as conn:
+            assert alarms.skews(conn, [1, 2]) == {1: 300}
+        for minute in (0, 31):
+            watch.watch(at(12, minutes=minute))
+        watch.watch(at(12, minutes=32))
+        assert stored("rule, state") == [{"rule": rules.SKEW, "state": "open"}]
+    finally:
+        if missing:
+            execute("ALTER TABLE vehicle_performance_24h DROP COLUMN ac_quality")
+
+
+def test_each_transition_is_announced_in_json(put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(announce, "_deliver", lambda _, **event: told.append(event))
+    put([*LOW, *GOOD])
+    watch_at(GOOD)
+    assert [event["event_type"] for event in told] == ["alarm.opened", "alarm.returned"]
+    (opened, returned) = told
+    assert (opened["fleet_id"], opened["subject"]) == (1, "vehicle-001")
+    assert returned["payload"] == json.loads(json.dumps(returned["payload"]))
+    assert returned["payload"]["alarm"]["state"] == "rtn_unack"
+    assert returned["payload"]["transition"] == {
+        "at": "2026-01-14T00:00:00Z",
+        "who": "rules",
+        "note": None,
+        "from": "open",
+        "to": "rtn_unack",
+    }
+
+
+@pytest.mark.slow
+@hypothesis_settings(max_examples=10)
+@given(st.randoms(use_true_random=False))
+def test_whatever_people_do_meanwhile_the_book_stays_in_order(
+    servers: dict[str, str], chance: random.Random
+) -> None:
+    """Evidence comes in any order, changes and goes; people act on whatever is there."""
+    empty_servers()
+    fleet = make_fleet("Northern depot")
+    execute("INSERT INTO vehicles (fleet_id, device_id) VALUES (:f, 'vehicle-001')", f=fleet)
+    for _ in range(12):
+        _arrive(fleet, chance)
+        now = at(24 * 41) + timedelta(minutes=chance.randint(0, 40_000))
+        watch.watch(now)
+        for alarm in stored():
+            action = chance.choice((*lifecycle.BY_PEOPLE, None, None, None))
+            if action is not None:
+                _try(fleet, alarm["id"], action, now)
+        execute("INSERT INTO episodes_dirty (vehicle_key, ended_at) VALUES (1, now())")
+        watch.watch(now)
+        before = stored(), transitions()
+        execute("INSERT INTO episodes_dirty (vehicle_key, ended_at) VALUES (1, now())")
+        watch.watch(now)
+        assert (stored(), transitions()) == before
+        _columns_fit_the_states()
+    steps = rows("SELECT * FROM alarm_transitions ORDER BY id")
+    for alarm in stored():
+        mine = [step for step in steps if step["alarm_id"] == alarm["id"]]
+        assert mine[0]["from_state"] is None
+        assert mine[-1]["to_state"] == alarm["state"]
+        for one, later in pairwise(mine):
+            assert one["to_state"] == later["from_state"]
+
+
+def _arrive(fleet: int, chance: random.Random) -> None:
+    with transaction() as conn:
+        for _ in range(chance.randint(1, 6)):
+            made = episode(chance.randint(1, 40), chance.choice((0.70, 0.84, 0.9, 1.1)))
+            if made.efficiency == 1.1:
+                made = replace(made, efficiency=None, confidence="none")
+            row = row_of(made, fleet)
+            kept = [row] if chance.random() < 0.8 else []
+            episodes.replace(conn, 1, row.started_at, row.ended_at, kept)
+
+
+def _columns_fit_the_states() -> None:
+    for alarm in stored():
+        resolved = alarm["state"] == "resolved"
+        assert resolved == (alarm["resolved_at"] is not None) == bool(alarm["resolved_reason"])
+        assert (alarm["state"] == "shelved") == (alarm["shelved_until"] is not None)
+        assert (alarm["state"] == "rtn_unack") <= (alarm["returned_at"] is not None)
+        if alarm["state"] in {"open", "acknowledged", "suppressed"}:
+            assert alarm["returned_at"] is None
+
+
+def _try(fleet: int, alarm_id: int, action: str, now: datetime) -> None:
+    with transaction() as conn:
+        row = alarms.one(conn, fleet, alarm_id, lock=True)
+        assert row is not None
+        try:
+            until = now + timedelta(days=1) if action == lifecycle.SHELVE else None
+            book.act(conn, row, action, who="Ada", note=None, now=now, until=until)
+        except lifecycle.NotPossible:
+            return

@@ -305,6 +305,7 @@ def storm(run: Run, stack: Stack, folder: Path, chosen: list[Fault]) -> None:
             run.findings.add("sender not done", number)
     for violation in (v for figures in run.senders for v in figures.get("violations", [])):
         run.findings.add("wrong answer", violation)
+    print("comparing the ledgers with the database", flush=True)
     sent: dict[str, list[ledger.Sent]] = {fleet: [] for fleet in FLEETS}
     sent[FLEETS[0]].append(ledger.read(probe_ledger))
     for number, path in enumerate(senders.ledgers):

@@ -11,6 +11,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -116,10 +117,18 @@ def _outage(name: str, how: signal.Signals) -> Callable[[Scene], None]:
     """Killed, and away for up to five seconds before it is started again."""
 
     def outage(scene: Scene) -> None:
-        os.kill(scene.stack.pid(name), how)
-        scene.stack.supervisor.stop(name)
+        process, supervisor = psutil.Process(scene.stack.pid(name)), scene.stack.supervisor
+        # Told to stop while it cannot hear it, then killed: so the supervisor does not start it
+        # again at once, and it had no time to put its things in order.
+        process.suspend()
+        stopping = threading.Thread(target=supervisor.stop, args=(name,))
+        stopping.start()
+        time.sleep(0.3)
+        _signal(process, how)
+        _signal(process, signal.SIGCONT)
+        stopping.join()
         time.sleep(scene.rng.uniform(1, 5))
-        scene.stack.supervisor.start(name)
+        supervisor.start(name)
 
     return outage
 
@@ -137,10 +146,15 @@ def _second_beat(scene: Scene) -> None:
 
 def _restart_everything(scene: Scene) -> None:
     """SIGTERM to all of the product's own programs at once, as a deployment does it."""
-    names = [name for name, group in scene.stack.supervisor.groups.items() if group == "app"]
+    supervisor = scene.stack.supervisor
+    names = [name for name, group in supervisor.groups.items() if group == "app"]
+
+    def renew(name: str) -> None:
+        supervisor.stop(name)
+        supervisor.start(name)
+
     with ThreadPoolExecutor(len(names)) as pool:
-        list(pool.map(scene.stack.supervisor.stop, names))
-        list(pool.map(scene.stack.supervisor.start, names))
+        list(pool.map(renew, names))
 
 
 def _signal(process: psutil.Process, how: signal.Signals) -> None:

@@ -86,6 +86,7 @@ def deliveries() -> list[int]:
 # --- 44: an entry that kills --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_row_44_a_killer_entry_is_put_aside_alone_and_its_neighbours_are_stored(
     fleet: int,
 ) -> None:

@@ -192,7 +192,7 @@ def test_unlawful_thresholds_are_refused(admin: Api) -> None:
         {"cusumH": 0},
         {"dropPts": "nan"},
         {"days": 367},
-        {"limit": 101},
+        {"limit": 51},
         {"lowEvaluations": 0},
         {"x": 1},
     ):

@@ -11,17 +11,11 @@ from sqlalchemy import Connection
 
 from models import webhooks
 from workers.alarms.lifecycle import RAISE, RESOLVED, RETURN, past_tense
+from workers.alarms.public import shown
 from workers.alarms.reconcile import Step
 from workers.metrics import ALARM_TRANSITIONS
 
 log = structlog.get_logger(__name__)
-
-#: What a receiver is told of an alarm.
-_TOLD = (
-    "id", "rule", "severity", "state", "vehicle_id", "meter_id", "opened_at", "since",
-    "value", "threshold", "baseline", "delta_pts", "avoidable_kwh", "occurrences", "incident",
-    "resolved_reason",
-)  # fmt: skip
 
 
 def event_type(step: Step) -> str:
@@ -40,16 +34,15 @@ def event_type(step: Step) -> str:
 def announce(conn: Connection, alarm: Mapping[str, Any], step: Step) -> None:
     """Tell of one transition of `alarm` (its row after the change)."""
     kind = event_type(step)
-    payload = {name: alarm[name] for name in _TOLD} | {
-        "at": step.at, "who": step.who, "note": step.note, "from_state": step.from_state,
-    }  # fmt: skip
+    transition = {"at": step.at, "who": step.who, "note": step.note, "from": step.from_state}
+    payload = {"alarm": shown(alarm), "transition": {**transition, "to": step.to_state}}
     ALARM_TRANSITIONS.labels(alarm["rule"], kind).inc()
     _deliver(
         conn,
         fleet_id=alarm["fleet_id"],
         event_type=kind,
         subject=alarm["vehicle_id"],
-        payload=payload,
+        payload=msgspec.to_builtins(payload),  # JSON and nothing else: instants are text
     )
 
 
@@ -62,9 +55,7 @@ def _deliver(
         fleet_id=fleet_id,
         event_type=event_type,
         vehicle_id=subject,
-        alarm=payload["id"],
-        rule=payload["rule"],
-        severity=payload["severity"],
+        **{name: payload["alarm"][name] for name in ("id", "rule", "severity", "state")},
     )
     told = msgspec.to_builtins({_camel(name): value for name, value in payload.items()})
     webhooks.enqueue(conn, fleet_id=fleet_id, event_type=event_type, subject=subject, payload=told)

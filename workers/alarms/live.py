@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from workers.alarms import rules
-from workers.alarms.spans import RECOVERED, Evidence, Span
+from workers.alarms.spans import MANUAL, RECOVERED, Evidence, Span
 from workers.alarms.thresholds import Thresholds
 
 
@@ -90,19 +90,26 @@ def step(
     return replace(before, ok_at=ok_at, ended_at=ended)
 
 
-def span_of(condition: Mapping[str, Any]) -> Span:
-    """The span of a stored condition that has opened."""
+def span_of(condition: Mapping[str, Any], resolved: Sequence[datetime] = ()) -> Span:
+    """The span of a stored condition that has opened.
+
+    `resolved`: when people resolved alarms of its rule; a condition they closed stays closed.
+    """
     seen = Evidence(condition["seen_at"], condition["value"], condition["threshold"], breach=True)
     ended: datetime | None = condition["ended_at"]
+    opened: datetime = condition["opened_at"]
+    closed = min(
+        (at for at in resolved if at >= opened and (not ended or at < ended)), default=None
+    )
     return Span(
         rule=condition["rule"],
-        opened_at=condition["opened_at"],
+        opened_at=opened,
         since=condition["began_at"],
         severity="warning",
         evidence=(seen,),
         avoidable_kwh=0.0,
-        cleared_at=ended,
-        cleared_by=RECOVERED if ended else None,
+        cleared_at=closed or ended,
+        cleared_by=MANUAL if closed else (RECOVERED if ended else None),
     )
 
 

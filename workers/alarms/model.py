@@ -7,9 +7,9 @@ which always charges at one power still gets sensible parameters.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import mul, truediv
 from statistics import median
 
 from workers.alarms.evaluation import Evaluation
@@ -87,15 +87,19 @@ def fit(
     What a summer cannot tell, how much it heats in the cold, is taken from the model `before`.
     """
     prior = _PRIOR if before is None else (*_PRIOR[:2], before.coefficients[2], _PRIOR[3])
-    # Divided by the AC energy, so that each session's scatter weighs the same.
-    rows = [[x / e.ac_kwh for x in _terms(e)] for e in evaluations]
-    weights = [1.0] * len(rows)
+    # Divided by the AC energy, so that each session's scatter weighs the same: 1 = b . x.
+    energies = [e.ac_kwh for e in evaluations]
+    terms = zip(*(_terms(e) for e in evaluations), strict=True)
+    columns = [list(map(truediv, column, energies)) for column in terms]
+    weights = [1.0] * len(energies)
     coefficients: tuple[float, ...] = prior
     for _ in range(_ROUNDS):
-        coefficients = _weighted_ridge(rows, weights, prior)
-        misses = [1 - sum(b * x for b, x in zip(coefficients, r, strict=True)) for r in rows]
-        scale = max(MAD_TO_SIGMA * median(abs(m) for m in misses), 1e-6)
-        weights = [min(1.0, _HUBER * scale / max(abs(m), 1e-12)) for m in misses]
+        coefficients = _weighted_ridge(columns, weights, prior)
+        b0, b1, b2, b3 = coefficients
+        rows = zip(*columns, strict=True)
+        misses = [abs(1 - b0 * x0 - b1 * x1 - b2 * x2 - b3 * x3) for x0, x1, x2, x3 in rows]
+        scale = _HUBER * max(MAD_TO_SIGMA * median(misses), 1e-6)
+        weights = [1.0 if miss <= scale else scale / miss for miss in misses]
     free = Model(coefficients, sigma_floor_pts)
     residuals = [free.residual_pts(e) for e in evaluations]
     centre = median(residuals)
@@ -109,20 +113,16 @@ def _terms(e: Evaluation) -> tuple[float, float, float, float]:
 
 
 def _weighted_ridge(
-    rows: Sequence[Sequence[float]], weights: Sequence[float], priors: Sequence[float]
+    columns: Sequence[Sequence[float]], weights: Sequence[float], priors: Sequence[float]
 ) -> tuple[float, ...]:
     """Minimise sum w*(1 - b.x)^2 + scatter^2 * sum ((b - prior) / spread)^2."""
-    size = len(_PRIOR)
-    matrix = [[0.0] * (size + 1) for _ in range(size)]
+    matrix = []
     for i, (prior, spread) in enumerate(zip(priors, _PRIOR_SPREAD, strict=True)):
         pull = (_SCATTER / spread) ** 2
-        matrix[i][i], matrix[i][size] = pull, pull * prior
-    for row, weight in zip(rows, weights, strict=True):
-        for i in range(size):
-            scaled, line = weight * row[i], matrix[i]
-            for j in range(size):
-                line[j] += scaled * row[j]
-            line[size] += scaled
+        weighted = list(map(mul, weights, columns[i]))
+        line = [sum(map(mul, weighted, column)) for column in columns]
+        line[i] += pull
+        matrix.append([*line, sum(weighted) + pull * prior])
     return _solve(matrix)
 
 
@@ -135,7 +135,7 @@ def _solve(matrix: list[list[float]]) -> tuple[float, ...]:
         head = matrix[i][i]
         matrix[i] = [value / head for value in matrix[i]]
         for r in range(size):
-            if r != i and not math.isclose(matrix[r][i], 0.0, abs_tol=0.0):
+            if r != i:
                 factor = matrix[r][i]
                 matrix[r] = [a - factor * b for a, b in zip(matrix[r], matrix[i], strict=True)]
     return tuple(row[size] for row in matrix)
