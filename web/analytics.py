@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, time, timedelta
+from hashlib import blake2b
 from typing import Annotated, Any
 
 import msgspec
@@ -15,7 +16,6 @@ from marshmallow import RAISE, Schema, fields, validate
 from sqlalchemy import Connection
 
 from models import reads, rollups
-from models.clock import to_us
 from models.engine import reading
 from models.kinds import VEHICLE
 from web.answers import (
@@ -125,8 +125,8 @@ def _summary(vehicle_id: str) -> Response:
             raise Refused("UNKNOWN_DEVICE", unknown)
     if row is None:
         return answer(performance_to_come(vehicle_id))
-    response = answer(performance(row._asdict()))
-    response.set_etag(f"{row.vehicle_key}-{to_us(row.computed_at)}")
+    response = answer(performance(row))
+    response.set_etag(blake2b(response.get_data(), digest_size=12).hexdigest())
     response.headers["Cache-Control"] = f"private, max-age={MAX_AGE_SECONDS}"
     response.make_conditional(request)
     return response
@@ -144,11 +144,10 @@ def _computed(vehicle_id: str, windows: Sequence[Window]) -> list[dict[str, Any]
 
 
 def _as_of(conn: Connection, vehicle_id: str) -> dict[str, Any]:
-    """What comes with the summary: when hours were brought up to date, and what is usual."""
-    row = reads.performance(conn, g.caller.fleet_id, vehicle_id)
-    if row is None:
-        return dict.fromkeys(("computed_at", "data_complete_through", "baseline")) | {
-            "open_alarms": []
-        }
-    names = ("computed_at", "data_complete_through", "baseline", "open_alarms")
-    return {name: getattr(row, name) for name in names}
+    """What comes with the summary: when hours were brought up to date, and what is usual.
+
+    Alarms are open now, which says nothing about another window.
+    """
+    row = reads.performance(conn, g.caller.fleet_id, vehicle_id) or {}
+    names = ("computed_at", "data_complete_through", "baseline")
+    return {name: row.get(name) for name in names} | {"open_alarms": None}
