@@ -12,12 +12,12 @@ CHECK = @$(NEEDED) stack/bootstrap.py --dev
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run status seed clean test lint bench lock env
+.PHONY: help run status seed clean test chaos lint bench bench-detector lock env
 
 help: ## Show this menu
 	@awk 'BEGIN {FS = ":.*## "} \
 		/^##@/ {printf "\n%s\n", substr($$0, 5)} \
-		/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+		/^[a-z-]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 ##@ Use it
 
@@ -38,14 +38,28 @@ clean: ## Delete .local/ with all its data and keys, after asking (ARGS=--yes do
 test: ## Run the tests with coverage, beside a running `make run` if need be (ARGS="-k flush")
 	$(CHECK) pytest --cov --cov-report=term:skip-covered $(ARGS)
 
-lint: ## Check style, formatting, types and the direction of imports
+# Of chaos: how long faults go on, which dice, which faults (ARGS=--list names them); ROWS=1 runs the
+# rows of docs/reliability.md that `make test` leaves out.
+SECONDS ?= 60
+SEED ?=
+FAULTS ?= *
+ROWS ?=
+
+chaos: ## Load and check the whole product while its parts are killed (SECONDS, SEED, FAULTS, ROWS)
+	$(if $(ROWS),$(CHECK) pytest -m chaos $(ARGS),$(CHECK) tests.chaos --seconds $(SECONDS) --faults '$(FAULTS)' $(if $(SEED),--seed $(SEED)) $(ARGS))
+
+lint: ## Check style, formatting, types, the direction of imports, known vulnerabilities
 	$(CHECK) ruff check .
 	$(CHECK) ruff format --check .
 	$(CHECK) mypy
 	@.venv/bin/python .venv/bin/lint-imports
+	$(CHECK) stack.audit
 
 bench: ## Measure readings per second and latencies; prints a table
 	@exec $(NEEDED) stack/bootstrap.py --dev bench $(ARGS)
+
+bench-detector: ## Simulate a fleet: false alarms per vehicle-year, delay per fault
+	@exec $(NEEDED) stack/bootstrap.py --dev bench.detector $(ARGS)
 
 lock: ## Recompile requirements*.txt from requirements*.in (pinned, hashed)
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \

@@ -17,6 +17,8 @@ QUEUE_NAMES = (QUEUE_FLUSH, QUEUE_ROLLUP, QUEUE_MAINTENANCE, QUEUE_WEBHOOKS)
 
 #: Seconds between two looks for readings whose doorbell was lost.
 SWEEP_SECONDS = 1.0
+#: Seconds between two searches for charging episodes, the alarms' evidence.
+EPISODES_SECONDS = 60.0
 #: Seconds between two looks at the calendar of partitions.
 PARTITIONS_SECONDS = 3600.0
 #: Seconds between two looks for webhooks that are due, and for old ones to forget.
@@ -25,6 +27,7 @@ PRUNE_WEBHOOKS_SECONDS = 3600.0
 #: Seconds between two looks whether what was accepted is all accounted for.
 CONSERVATION_SECONDS = 10.0
 ROLLUP_SECONDS = float(os.environ.get("ROLLUP_INTERVAL_SECONDS", "10"))
+ALARM_SECONDS = float(os.environ.get("ALARM_INTERVAL_SECONDS", "60"))
 
 # --- the broker ---------------------------------------------------------------------------------
 # A Redis of its own (or RabbitMQ): the stream's Redis may be full while workers must go on.
@@ -64,6 +67,8 @@ task_routes = {
     "flush-readings": {"queue": QUEUE_FLUSH},
     "sweep-streams": {"queue": QUEUE_FLUSH},
     "roll-up": {"queue": QUEUE_ROLLUP},
+    "find-episodes": {"queue": QUEUE_MAINTENANCE},
+    "watch-alarms": {"queue": QUEUE_ROLLUP},
     "keep-partitions": {"queue": QUEUE_MAINTENANCE},
     "deliver-webhooks": {"queue": QUEUE_WEBHOOKS},
     "prune-webhooks": {"queue": QUEUE_MAINTENANCE},
@@ -74,6 +79,8 @@ task_routes = {
 imports = (
     "workers.flush",
     "workers.rollup",
+    "workers.episodes",
+    "workers.watch",
     "workers.partitions",
     "workers.webhooks",
     "workers.conservation",
@@ -111,6 +118,18 @@ beat_schedule = {
         "task": "roll-up",
         "schedule": ROLLUP_SECONDS,
         "options": {"expires": 2 * ROLLUP_SECONDS},
+    },
+    # workers/episodes.py
+    "find-episodes": {
+        "task": "find-episodes",
+        "schedule": EPISODES_SECONDS,
+        "options": {"expires": EPISODES_SECONDS},
+    },
+    # workers/watch.py
+    "watch-alarms": {
+        "task": "watch-alarms",
+        "schedule": ALARM_SECONDS,
+        "options": {"expires": 2 * ALARM_SECONDS},
     },
     # workers/partitions.py (also once when a worker starts)
     "keep-partitions": {

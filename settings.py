@@ -34,10 +34,34 @@ class Settings:
     backlog_max_entries: int
     #: Above this share of the stream server's maxmemory the door answers 503.
     stream_memory_max_percent: int
+    #: Most meters, and most vehicles, of a fleet; readings of further ones are refused.
+    max_devices_per_fleet: int
+    #: Requests a second that one key may make, over all web processes; 0 sets no limit.
+    key_requests_per_second: float
+    #: Readings a second that one key may bring in, over all web processes; 0 sets no limit.
+    key_readings_per_second: float
+    #: A connection to which nothing could be sent for so long, and which sends next to nothing, is
+    #: ended: a body that never comes would hold a thread for ever. 0 leaves them.
+    slow_sender_seconds: float
     #: How often the 24 h summary is brought up to date.
     rollup_interval_seconds: float
+    #: How often the watcher looks for alarms.
+    alarm_interval_seconds: float
+    #: The efficiency (% of the AC energy) below which A1 calls 5 kW and more too low.
+    alarm_floor_pct: float
+    #: How many points below its own median A2 calls a vehicle's efficiency dropped.
+    alarm_drop_pts: float
+    #: A3's slack per evaluation and its limit, both in standard deviations.
+    alarm_cusum_k: float
+    alarm_cusum_h: float
     #: History partitions older than this are dropped; 0 keeps everything.
     retention_days: int
+    #: Price of a kWh drawn from the grid, in `currency`; without it no money is shown.
+    tariff_per_kwh: float | None
+    #: What the tariff is in, as it is shown.
+    currency: str
+    #: kg of CO2 per kWh drawn from the grid; without it none is shown.
+    grid_factor_kg_per_kwh: float | None
     #: Whether webhooks may go to private and loopback addresses: for a receiver next door.
     webhook_allow_private: bool
     #: "console" for people, "json" for log collectors.
@@ -61,8 +85,20 @@ def load() -> Settings:
         max_future_seconds=env.int("MAX_FUTURE_SECONDS", 600),
         backlog_max_entries=env.int("BACKLOG_MAX_ENTRIES", 200_000),
         stream_memory_max_percent=env.int("STREAM_MEMORY_MAX_PERCENT", 70),
+        max_devices_per_fleet=env.int("MAX_DEVICES_PER_FLEET", 100_000),
+        key_requests_per_second=env.float("KEY_REQUESTS_PER_SECOND", 0.0),
+        key_readings_per_second=env.float("KEY_READINGS_PER_SECOND", 0.0),
+        slow_sender_seconds=env.float("SLOW_SENDER_SECONDS", 40.0),
         rollup_interval_seconds=env.float("ROLLUP_INTERVAL_SECONDS", 10.0),
+        alarm_interval_seconds=env.float("ALARM_INTERVAL_SECONDS", 60.0),
+        alarm_floor_pct=env.float("ALARM_FLOOR_PCT", 85.0),
+        alarm_drop_pts=env.float("ALARM_DROP_PTS", 5.0),
+        alarm_cusum_k=env.float("ALARM_CUSUM_K", 1.0),
+        alarm_cusum_h=env.float("ALARM_CUSUM_H", 8.0),
         retention_days=env.int("RETENTION_DAYS", 0),
+        tariff_per_kwh=env.float("TARIFF_PER_KWH", None),
+        currency=env.str("CURRENCY", "EUR"),
+        grid_factor_kg_per_kwh=env.float("GRID_FACTOR_KG_PER_KWH", None),
         webhook_allow_private=env.bool("WEBHOOK_ALLOW_PRIVATE", False),
         log_format=env.str("LOG_FORMAT", "console"),
     )

@@ -136,7 +136,7 @@ class Day:
         self._stage.rows += len(KINDS) * DEVICES
 
     def _tick_until_clean(self, step: int) -> int:
-        """Tick as of the fleet's minute `step` until no hour is left; how many were computed."""
+        """Tick as of the fleet's minute `step` until nothing is left to do; hours computed."""
         hours = 0
         while True:
             told = rollup.tick(self._fleet.instant(step))
@@ -147,7 +147,8 @@ class Day:
     def _dirty(self) -> bool:
         with connect(self._stage.database_url) as conn:
             statement = sql.SQL("SELECT FROM {} LIMIT 1")
-            tables = [sql.Identifier(kind.dirty.name) for kind in TABLES.values()]
+            names = [*(kind.dirty.name for kind in TABLES.values()), "vehicles_dirty"]
+            tables = map(sql.Identifier, names)
             return any(conn.execute(statement.format(table)).fetchone() == () for table in tables)
 
     def _check(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from models.registry import ApiKey, Fleet
@@ -78,6 +78,32 @@ def create_key(
         )
     )
     return f"{PREFIX}_{key_id}_{secret}"
+
+
+def rotate_key(
+    conn: Connection, key_id: str, *, old_until: datetime, expires_at: datetime | None
+) -> str | None:
+    """A new key like this one, which itself expires at `old_until`; None when it is not valid.
+
+    Both are valid meanwhile. A key that would have expired sooner still does.
+    """
+    ends = func.least(func.coalesce(ApiKey.expires_at, old_until), old_until)
+    statement = (
+        update(ApiKey)
+        .where(
+            ApiKey.key_id == key_id,
+            ApiKey.revoked_at.is_(None),
+            or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now()),
+        )
+        .values(expires_at=ends)
+    )
+    if conn.execute(statement).rowcount == 0:
+        return None
+    old = find_key(conn, key_id)
+    assert old is not None  # noqa: S101  (updated just now, in this transaction)
+    return create_key(
+        conn, fleet=old.fleet, name=old.name, scopes=sorted(old.scopes), expires_at=expires_at
+    )
 
 
 def find_key(conn: Connection, key_id: str) -> KeyRecord | None:

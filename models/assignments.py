@@ -10,6 +10,8 @@ import psycopg
 from sqlalchemy import Connection, Row, Select, delete, insert, select
 from sqlalchemy.exc import IntegrityError
 
+from models import rollups
+from models.kinds import METER, VEHICLE
 from models.registry import Meter, MeterAssignment, Vehicle
 
 #: (id, vehicle_id, meter_id, valid_from, valid_to)
@@ -58,6 +60,7 @@ def assign(conn: Connection, assignment: Assignment) -> Listed:
         if isinstance(error.orig, psycopg.errors.ExclusionViolation):
             raise Overlaps from error
         raise
+    _mark(conn, assignment.vehicle_key, assignment.meter_key)
     return conn.execute(_listed().where(MeterAssignment.id == made)).one()
 
 
@@ -85,4 +88,15 @@ def unassign(conn: Connection, fleet_id: int, assignment_id: int) -> bool:
     statement = delete(MeterAssignment).where(
         MeterAssignment.id == assignment_id, MeterAssignment.vehicle_key.in_(ours)
     )
-    return conn.execute(statement).rowcount == 1
+    gone = conn.execute(
+        statement.returning(MeterAssignment.vehicle_key, MeterAssignment.meter_key)
+    ).one_or_none()
+    if gone is not None:
+        _mark(conn, gone.vehicle_key, gone.meter_key)
+    return gone is not None
+
+
+def _mark(conn: Connection, vehicle_key: int, meter_key: int) -> None:
+    """Both the vehicle, and whom the meter serves otherwise, have other numbers now."""
+    rollups.mark_vehicles(conn, VEHICLE, [vehicle_key])
+    rollups.mark_vehicles(conn, METER, [meter_key])

@@ -5,9 +5,14 @@ Everything derived is a pure function of the set of readings and may be recomput
 
 from __future__ import annotations
 
+from datetime import datetime
+from typing import Any
+
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     Boolean,
+    DateTime,
     Double,
     Identity,
     Index,
@@ -16,15 +21,21 @@ from sqlalchemy import (
     UniqueConstraint,
     func,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import JSONB, REAL
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.base import Base, DeviceKey, Instant, InstantKey, Kwh, Name
+
+_INSTANT = DateTime(timezone=True)
 
 # The hourly tables hold one device's UTC hour in a mergeable form, made of the samples that count
 # (what was judged a glitch is left out). `energy_kwh` is the energy between the hour's own samples.
 # The step from the hour before is not in it: it is first - last, unless `seam_kwh` says otherwise.
 # `rough` tells that a step is not a plain rise and has not been judged.
+# `line_kwh` is the register at each five-minute border in (first_at, last_at], as energy since the
+# hour's first sample: what tells charging from standing idle. A gap is a step of more than five
+# minutes (`gaps_from`, `gaps_to`: its samples). `uncertain_kwh` may have flowed unseen.
+# `lag_min_seconds` is the quickest way of a sample from the device's clock to ours.
 
 
 class MeterEnergyHourly(Base):
@@ -41,6 +52,12 @@ class MeterEnergyHourly(Base):
     seam_kwh: Mapped[float | None] = mapped_column(Double)
     samples: Mapped[int] = mapped_column(Integer)
     rough: Mapped[bool] = mapped_column(Boolean)
+    line_kwh: Mapped[list[float]] = mapped_column(ARRAY(Double), server_default="{}")
+    gaps_from: Mapped[list[datetime]] = mapped_column(ARRAY(_INSTANT), server_default="{}")
+    gaps_to: Mapped[list[datetime]] = mapped_column(ARRAY(_INSTANT), server_default="{}")
+    max_gap_seconds: Mapped[float] = mapped_column(Double, server_default="0")
+    uncertain_kwh: Mapped[float] = mapped_column(Double, server_default="0")
+    lag_min_seconds: Mapped[float | None] = mapped_column(Double)
 
 
 class VehicleEnergyHourly(Base):
@@ -57,9 +74,17 @@ class VehicleEnergyHourly(Base):
     seam_kwh: Mapped[float | None] = mapped_column(Double)
     samples: Mapped[int] = mapped_column(Integer)
     rough: Mapped[bool] = mapped_column(Boolean)
+    line_kwh: Mapped[list[float]] = mapped_column(ARRAY(Double), server_default="{}")
+    gaps_from: Mapped[list[datetime]] = mapped_column(ARRAY(_INSTANT), server_default="{}")
+    gaps_to: Mapped[list[datetime]] = mapped_column(ARRAY(_INSTANT), server_default="{}")
+    max_gap_seconds: Mapped[float] = mapped_column(Double, server_default="0")
+    uncertain_kwh: Mapped[float] = mapped_column(Double, server_default="0")
+    lag_min_seconds: Mapped[float | None] = mapped_column(Double)
     battery_temp_sum_c: Mapped[float] = mapped_column(Double)
     battery_temp_min_c: Mapped[float] = mapped_column(Double)
     battery_temp_max_c: Mapped[float] = mapped_column(Double)
+    soc_first_pct: Mapped[float | None] = mapped_column(REAL)
+    soc_last_pct: Mapped[float | None] = mapped_column(REAL)
 
 
 class _RegisterEvent:
@@ -75,6 +100,8 @@ class _RegisterEvent:
     dropped: Mapped[bool] = mapped_column(Boolean)
     energy_kwh: Mapped[Kwh]
     high_kwh: Mapped[Kwh]
+    #: What makes `energy_kwh` out of the difference to the sample before; 0 of a dropped one.
+    correction_kwh: Mapped[Kwh] = mapped_column(server_default="0")
     uncertain_kwh: Mapped[Kwh]
     final: Mapped[bool] = mapped_column(Boolean)
 
@@ -101,6 +128,8 @@ class _DirtyHour:
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
     device_key: Mapped[int] = mapped_column(Integer)
     hour: Mapped[Instant]
+    #: The earliest reading that came in; null: anything in the hour may have changed.
+    from_at: Mapped[datetime | None] = mapped_column(_INSTANT)
 
 
 class MeterDirtyHour(_DirtyHour, Base):
@@ -113,6 +142,14 @@ class VehicleDirtyHour(_DirtyHour, Base):
     """Vehicle hours to recompute."""
 
     __tablename__ = "vehicle_hours_dirty"
+
+
+class VehicleDirty(Base):
+    """A vehicle whose summary something touched; append-only, as the dirty hours are."""
+
+    __tablename__ = "vehicles_dirty"
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    vehicle_key: Mapped[int] = mapped_column(Integer, index=True)
 
 
 class VehiclePerformance(Base):
@@ -135,16 +172,39 @@ class VehiclePerformance(Base):
     ac_kwh: Mapped[float | None] = mapped_column(Double)
     dc_kwh: Mapped[float | None] = mapped_column(Double)
     efficiency: Mapped[float | None] = mapped_column(Double)
+    #: What it may be at least and at most: resolution, edges, and what flowed unseen.
+    efficiency_low: Mapped[float | None] = mapped_column(Double)
+    efficiency_high: Mapped[float | None] = mapped_column(Double)
+    #: high, medium, low, or none when the efficiency is null.
+    confidence: Mapped[Name] = mapped_column(server_default="none")
+    #: Share of the window in which both sides' samples lie close enough together, %.
+    coverage_pct: Mapped[float] = mapped_column(Double, server_default="0")
     raw_ratio: Mapped[float | None] = mapped_column(Double)
     reason: Mapped[Name | None]
     battery_temp_avg_c: Mapped[float | None] = mapped_column(Double)
     battery_temp_min_c: Mapped[float | None] = mapped_column(Double)
     battery_temp_max_c: Mapped[float | None] = mapped_column(Double)
+    soc_first_pct: Mapped[float | None] = mapped_column(REAL)
+    soc_last_pct: Mapped[float | None] = mapped_column(REAL)
+    #: The loss by what the vehicle did meanwhile (workers/charging.py); null when unknown.
+    charging_ac_kwh: Mapped[float | None] = mapped_column(Double)
+    charging_dc_kwh: Mapped[float | None] = mapped_column(Double)
+    charging_hours: Mapped[float | None] = mapped_column(Double)
+    charging_sessions: Mapped[int | None] = mapped_column(Integer)
+    idle_ac_kwh: Mapped[float | None] = mapped_column(Double)
+    idle_hours: Mapped[float | None] = mapped_column(Double)
     ac_samples: Mapped[int] = mapped_column(Integer)
     dc_samples: Mapped[int] = mapped_column(Integer)
+    #: How well each side was seen: workers/quality.py, `Quality`.
+    ac_quality: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default="{}")
+    dc_quality: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default="{}")
     #: How often each register did something else than rise, by event.
     ac_events: Mapped[dict[str, int]] = mapped_column(JSONB)
     dc_events: Mapped[dict[str, int]] = mapped_column(JSONB)
+    #: The vehicle's own usual efficiency and its open alarms, written by the alarms' watch; the
+    #: roll-up leaves them alone.
+    baseline: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
+    open_alarms: Mapped[list[str]] = mapped_column(JSONB, server_default="[]")
     #: Every reading acknowledged before this instant is in the numbers; null while a tick could
     #: not work off all that had arrived.
     data_complete_through: Mapped[Instant | None]

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
-from sqlalchemy import Connection, Engine, create_engine, make_url
+from psycopg.abc import PQGen
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
 
 import settings
+
+T = TypeVar("T")
 
 #: What every session of the product asks of PostgreSQL (reliability: a commit that was confirmed is
 #: on disk; nobody waits for ever; a frozen client does not block others).
@@ -23,8 +27,40 @@ _SESSION = {
     "idle_in_transaction_session_timeout": "15s",
 }
 
+#: Longest wait for an answer, longer than statement_timeout: a server that is alive has given up on
+#: the statement by then. A frozen one (stopped, a hung disk) never would, and TCP does not notice.
+ANSWER_SECONDS = 25.0
+
 #: Connections kept per process: the web's threads share them, a worker child needs one.
 POOL_SIZE = 8
+
+
+_patience: ContextVar[float | None] = ContextVar("patience", default=None)
+
+
+@contextmanager
+def patience(seconds: float) -> Iterator[None]:
+    """Wait at most so long for each answer of PostgreSQL inside."""
+    token = _patience.set(seconds)
+    try:
+        yield
+    finally:
+        _patience.reset(token)
+
+
+class _Bounded(psycopg.Connection[tuple[Any, ...]]):
+    """A connection that gives up on a server which does not answer: OperationalError."""
+
+    def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
+        limit = timeout if timeout is not None else _patience.get() or ANSWER_SECONDS
+        try:
+            return super().wait(gen, interval=interval, timeout=limit)
+        except psycopg.errors._WaitTimeout:
+            if timeout is not None:  # who asks for a limit knows what to do about it
+                raise
+            self.close()  # the answer to a question that nobody waits for would come to the next
+            message = f"PostgreSQL has not answered for {limit:g} s"
+            raise psycopg.OperationalError(message) from None
 
 
 def normalise_url(url: str) -> str:
@@ -38,7 +74,7 @@ def normalise_url(url: str) -> str:
 @cache
 def _engine_of(pid: int, url: str) -> Engine:  # pid: a forked child never shares its parent's
     options = " ".join(f"-c {name}={value}" for name, value in _SESSION.items())
-    return create_engine(
+    made = create_engine(
         make_url(normalise_url(url)),
         pool_size=POOL_SIZE,
         max_overflow=0,
@@ -52,6 +88,12 @@ def _engine_of(pid: int, url: str) -> Engine:  # pid: a forked child never share
             "tcp_user_timeout": 20_000,
         },
     )
+    event.listen(made, "do_connect", _connect)
+    return made
+
+
+def _connect(_dialect: object, _record: object, args: Any, options: Any) -> _Bounded:
+    return _Bounded.connect(*args, **options)
 
 
 def engine() -> Engine:

@@ -1,6 +1,6 @@
 """Judged samples: the rare steps of a register that are not a plain rise.
 
-Written by workers/hourly.py, read by models/windows.py, counted for the summary.
+Written by workers/hourly.py, read by models/hours.py and models/windows.py.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from psycopg import sql
 from sqlalchemy import Connection
 
 from models.engine import driver
+from models.hours import Segment, columns, limit_kwh
 from models.kinds import Kind
-from models.windows import Segment, limit_kwh
 
 
 class Judged(NamedTuple):
@@ -26,8 +26,21 @@ class Judged(NamedTuple):
     dropped: bool
     energy_kwh: float
     high_kwh: float
+    #: What makes `energy_kwh` out of the difference to the sample before; 0 of a dropped one.
+    correction_kwh: float
     uncertain_kwh: float
     final: bool
+
+
+class Shown(NamedTuple):
+    """What a register showed at an instant, and what that means for its energy."""
+
+    at: datetime
+    #: None: on its way back up from a dip.
+    event: str | None
+    dropped: bool
+    correction_kwh: float
+    uncertain_kwh: float
 
 
 class Raw(NamedTuple):
@@ -151,10 +164,9 @@ def replace(
 
     Answers the instants whose judgement is another than before.
     """
-    columns = ("at", "event", "dropped", "energy_kwh", "high_kwh", "uncertain_kwh", "final")
     names = {
         "events": sql.Identifier(kind.events.name),
-        "columns": sql.SQL(", ").join(map(sql.Identifier, columns)),
+        "columns": sql.SQL(", ").join(map(sql.Identifier, Judged._fields)),
     }
     gone = driver(conn).execute(
         sql.SQL(
@@ -165,25 +177,27 @@ def replace(
     )
     before = {Judged(*row) for row in gone.fetchall()}
     insert = sql.SQL(
-        "INSERT INTO {events} (device_key, {columns}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s)"
+        "INSERT INTO {events} (device_key, {columns}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)"
     ).format(**names)
     with driver(conn).cursor() as cursor:
         cursor.executemany(insert, [(device_key, *one) for one in judged])
     return {one.at for one in before.symmetric_difference(judged)}
 
 
-def count(conn: Connection, kind: Kind, segments: Sequence[Segment]) -> list[dict[str, int]]:
-    """How often each event happened in each segment, in the segments' order."""
-    statement = sql.SQL(
-        "SELECT place, event, count(*) FROM {events} e"
-        " JOIN unnest(%s::int[], %s::int[], %s::timestamptz[], %s::timestamptz[])"
-        "   AS w (place, device_key, from_at, to_at)"
-        "   ON e.device_key = w.device_key AND e.at >= w.from_at AND e.at <= w.to_at"
-        " WHERE event IS NOT NULL GROUP BY place, event ORDER BY place, event"
-    ).format(events=sql.Identifier(kind.events.name))
-    counts: list[dict[str, int]] = [{} for _ in segments]
-    numbered = [(place, *segment) for place, segment in enumerate(segments)]
-    columns: Any = tuple(map(list, zip(*numbered, strict=True))) if numbered else ([], [], [], [])
-    for place, event, number in driver(conn).execute(statement, columns):
-        counts[place][event] = number
-    return counts
+def shown(conn: Connection, kind: Kind, segments: Sequence[Segment]) -> list[list[Shown]]:
+    """The judged samples of each segment, oldest first, in the segments' order."""
+    found: list[list[Shown]] = [[] for _ in segments]
+    if segments:
+        statement = sql.SQL(
+            "SELECT place, {columns} FROM unnest(%s::int[], %s::int[], %s::timestamptz[],"
+            " %s::timestamptz[]) AS w (place, device_key, from_at, to_at)"
+            " JOIN {events} e"
+            "   ON e.device_key = w.device_key AND e.at >= w.from_at AND e.at <= w.to_at"
+        ).format(
+            events=sql.Identifier(kind.events.name),
+            columns=sql.SQL(", ").join(map(sql.Identifier, Shown._fields)),
+        )
+        rows = driver(conn).execute(statement, columns(segments)).fetchall()
+        for place, *shown_row in sorted(rows, key=lambda row: row[:2]):
+            found[place].append(Shown(*shown_row))
+    return found

@@ -41,6 +41,11 @@ def worst_first(
     return conn.execute(query.order_by(efficiency.nulls_last(), key).limit(limit)).all()
 
 
+def of_fleet(conn: Connection, fleet_id: int) -> Sequence[Row[Any]]:
+    """All of a fleet's summary rows. Uses index: its worst-first index begins with the fleet."""
+    return conn.execute(select(_performance).where(_performance.c.fleet_id == fleet_id)).all()
+
+
 def device_key(conn: Connection, kind: Kind, fleet_id: int, device_id: str) -> int | None:
     """The integer of a fleet's device; None when the fleet has no such device."""
     c = kind.devices.c

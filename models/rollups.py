@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
 import msgspec
 from psycopg import sql
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import Connection, delete, func, select, text
 
-from models.derived import VehiclePerformance
+from models.derived import VehicleDirty, VehiclePerformance
 from models.engine import driver
-from models.kinds import Kind
+from models.kinds import METER, VEHICLE, Kind
+from models.registry import Vehicle
 
 #: Held to the end of a rollup transaction: two beats, or two workers, never interleave.
 _LOCK = text("SELECT pg_try_advisory_xact_lock(hashtext('energy-rollup'))")
@@ -28,6 +29,29 @@ class Supply(NamedTuple):
     meter_id: str | None
     from_at: datetime
     to_at: datetime
+
+
+_MARK = {
+    VEHICLE: text("INSERT INTO vehicles_dirty (vehicle_key) SELECT unnest(CAST(:keys AS int[]))"),
+    METER: text("""
+        INSERT INTO vehicles_dirty (vehicle_key)
+        SELECT v.key FROM meters m
+        JOIN vehicles v ON v.fleet_id = m.fleet_id
+            AND v.device_id = 'vehicle-' || substr(m.device_id, 7)
+        WHERE m.key = ANY (:keys) AND m.device_id LIKE 'meter-_%'
+        UNION
+        SELECT vehicle_key FROM meter_assignments WHERE meter_key = ANY (:keys)
+    """),
+}
+
+_DUE = text("""
+    SELECT v.key FROM vehicles v
+    LEFT JOIN vehicle_performance_24h p ON p.vehicle_key = v.key
+    WHERE p.vehicle_key IS NULL OR p.computed_at < :oldest OR p.computed_at > :now
+       OR EXISTS (SELECT FROM vehicles_dirty d WHERE d.vehicle_key = v.key)
+    ORDER BY p.computed_at NULLS FIRST, v.key
+    LIMIT :limit
+""")
 
 
 def try_lock(conn: Connection) -> bool:
@@ -61,7 +85,7 @@ def take_dirty(
 _SUPPLIES = text("""
     WITH page AS (
         SELECT key, fleet_id, device_id FROM vehicles
-        WHERE key > :after ORDER BY key LIMIT :limit
+        WHERE key = ANY (:keys)
     ), assigned AS (
         SELECT page.key, a.meter_key, m.device_id AS meter_id,
                greatest(a.valid_from, :from_at) AS from_at,
@@ -87,25 +111,53 @@ _SUPPLIES = text("""
 """)
 
 
+def vehicles_after(conn: Connection, after_key: int, limit: int) -> list[int]:
+    """The next `limit` vehicles of all fleets, by key."""
+    query = select(Vehicle.key).where(Vehicle.key > after_key).order_by(Vehicle.key).limit(limit)
+    return list(conn.execute(query).scalars())
+
+
+def mark_vehicles(conn: Connection, kind: Kind, device_keys: Collection[int]) -> None:
+    """Note that the summaries of the vehicles that these devices are, or serve, are out of date."""
+    conn.execute(_MARK[kind], {"keys": list(device_keys)})
+
+
+def take_due(conn: Connection, now: datetime, oldest: datetime, limit: int) -> list[int]:
+    """Up to `limit` vehicles to summarise, oldest summary first; their marks are removed.
+
+    Due is who was touched, who has no summary yet, and whose summary is from before `oldest`: its
+    window has moved on even if nothing came in.
+    """
+    due = conn.execute(_DUE, {"now": now, "oldest": oldest, "limit": limit}).scalars().all()
+    conn.execute(delete(VehicleDirty).where(VehicleDirty.vehicle_key.in_(due)))
+    return list(due)
+
+
 def supplies(
-    conn: Connection, from_at: datetime, to_at: datetime, *, after_key: int, limit: int
+    conn: Connection, from_at: datetime, to_at: datetime, vehicle_keys: Sequence[int]
 ) -> list[Supply]:
-    """The meters of the next `limit` vehicles after `after_key`, in order of vehicle and time."""
-    parameters = {"from_at": from_at, "to_at": to_at, "after": after_key, "limit": limit}
+    """The meters of these vehicles in a window, in order of vehicle and time."""
+    parameters = {"from_at": from_at, "to_at": to_at, "keys": list(vehicle_keys)}
     return [Supply(*row) for row in conn.execute(_SUPPLIES, parameters)]
 
 
+#: Written by others than the roll-up.
+_OTHERS = {"baseline", "open_alarms"}
+
+
 def write_performance(conn: Connection, rows: Sequence[dict[str, Any]]) -> None:
-    """Upsert summary rows; each dict has the columns of `vehicle_performance_24h`."""
-    table = VehiclePerformance.__table__
-    columns = [sql.Identifier(c.name) for c in table.columns if c.name != "vehicle_key"]
+    """Upsert summary rows; each dict has the roll-up's columns of `vehicle_performance_24h`."""
+    names = [c.name for c in VehiclePerformance.__table__.columns if c.name not in _OTHERS]
+    changed = [name for name in names if name != "vehicle_key"]
     statement = sql.SQL(
-        "INSERT INTO {table}"
-        " SELECT * FROM json_populate_recordset(NULL::{table}, %s::json) ORDER BY vehicle_key"
-        " ON CONFLICT (vehicle_key) DO UPDATE SET ({columns}) = (SELECT {excluded})"
+        "INSERT INTO {table} ({names})"
+        " SELECT {names} FROM json_populate_recordset(NULL::{table}, %s::json)"
+        " ORDER BY vehicle_key"
+        " ON CONFLICT (vehicle_key) DO UPDATE SET ({changed}) = (SELECT {excluded})"
     ).format(
         table=sql.Identifier("vehicle_performance_24h"),
-        columns=sql.SQL(", ").join(columns),
-        excluded=sql.SQL(", ").join(sql.SQL("excluded.") + column for column in columns),
+        names=sql.SQL(", ").join(map(sql.Identifier, names)),
+        changed=sql.SQL(", ").join(map(sql.Identifier, changed)),
+        excluded=sql.SQL(", ").join(sql.Identifier("excluded", name) for name in changed),
     )
     driver(conn).execute(statement, (msgspec.json.encode(rows).decode(),))

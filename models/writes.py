@@ -32,6 +32,8 @@ _POSTGRES_EPOCH_US = 946_684_800_000_000
 _COPY_TYPE = {"INTEGER": "int4", "DATETIME": "int8", "DOUBLE": "float8", "REAL": "float4"}
 
 
+#: No limit: as many devices as there are keys.
+MAX_DEVICES = 2**31 - 1
 #: (fleet, the device's own id)
 Device = tuple[int, str]
 
@@ -55,10 +57,13 @@ class Stored:
 NOTHING = Stored(0, 0, 0)
 
 
-def resolve_devices(conn: Connection, kind: Kind, devices: Collection[Device]) -> dict[Device, int]:
+def resolve_devices(
+    conn: Connection, kind: Kind, devices: Collection[Device], most: int = MAX_DEVICES
+) -> dict[Device, int]:
     """Device keys by (fleet, device id); devices never seen before are registered.
 
-    A device of a fleet that does not exist is not in the answer.
+    A device of a fleet that does not exist is not in the answer, nor is a new one of a fleet that
+    has `most` devices already (two flushes at the same moment may register a few more).
     """
     statement = sql.SQL(
         "WITH wanted AS (SELECT fleet_id, device_id"
@@ -66,18 +71,25 @@ def resolve_devices(conn: Connection, kind: Kind, devices: Collection[Device]) -
         "   JOIN fleets ON fleets.id = fleet_id),"
         " known AS (SELECT fleet_id, device_id, d.key"
         "   FROM {devices} d JOIN wanted USING (fleet_id, device_id)),"
+        " fresh AS (SELECT fleet_id, device_id FROM wanted"
+        "   EXCEPT SELECT fleet_id, device_id FROM known),"
+        " room AS (SELECT fleet_id, %s - count(d.key) AS places"
+        "   FROM (SELECT DISTINCT fleet_id FROM fresh) f LEFT JOIN {devices} d USING (fleet_id)"
+        "   GROUP BY fleet_id),"
         " made AS (INSERT INTO {devices} (fleet_id, device_id)"
-        "   SELECT fleet_id, device_id FROM wanted"
-        "   EXCEPT SELECT fleet_id, device_id FROM known ORDER BY 1, 2"
+        "   SELECT fleet_id, device_id FROM room JOIN (SELECT *, row_number() OVER"
+        "     (PARTITION BY fleet_id ORDER BY device_id) AS place FROM fresh) f USING (fleet_id)"
+        "   WHERE place <= places ORDER BY 1, 2"
         "   ON CONFLICT DO NOTHING RETURNING fleet_id, device_id, key)"
         " SELECT * FROM known UNION ALL SELECT * FROM made"
     ).format(devices=sql.Identifier(kind.devices.name))
-    fleets_and_ids = tuple(map(list, zip(*sorted(devices), strict=True)))
+    fleets_and_ids = map(list, zip(*sorted(devices), strict=True))
+    parameters = (*fleets_and_ids, most)
     found: list[tuple[int, str, int]] = []
     # DO NOTHING returns no row for a device that another transaction registered meanwhile; it has
     # waited for that transaction, so a second look finds the row.
     for _ in range(2):
-        found = driver(conn).execute(statement, fleets_and_ids).fetchall()
+        found = driver(conn).execute(statement, parameters).fetchall()
         if len(found) == len(devices):
             break
     return {(fleet, device): key for fleet, device, key in found}

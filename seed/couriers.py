@@ -1,4 +1,4 @@
-"""How a device's readings travel: at once, late, twice, in shuffled order, or not at all.
+"""How a device's readings travel: at once, late, twice, in shuffled order, or no more at all.
 
 A courier is handed readings as they are taken and gives back what arrives now. The clock is in
 seconds since the fleet's epoch.
@@ -40,12 +40,20 @@ class Prompt:
         return []
 
 
-class Lost(Prompt):
-    """Nothing arrives."""
+class Falling(Prompt):
+    """Everything arrives, until the device falls silent for good."""
+
+    def __init__(self, silent_from: int) -> None:
+        """`silent_from`: second since the epoch."""
+        self.silent_from = silent_from
+        self.spoke = False
 
     def carry(self, lines: list[str], now: int) -> list[str]:
-        """Drops `lines`."""
-        return []
+        """Returns `lines`, and once it is silent nothing. It speaks at least once: it exists."""
+        if self.spoke and now > self.silent_from:
+            return []
+        self.spoke = self.spoke or bool(lines)
+        return lines
 
 
 class Twice(Prompt):

@@ -45,8 +45,8 @@ FAULTS: Mapping[str, Fault] = {
         "the 24 h energy stays right; two readings dropped",
     ),
     "silent": Fault(
-        "the vehicle sends nothing",
-        "efficiency null with a reason; vehicle listed as silent",
+        "the vehicle stops sending after a quarter of the window",
+        "the window of both is cut to what it covers; its status grows old",
     ),
     "offline-gap": Fault(
         "both devices are offline for 3 h in mid-window, then send that in shuffled order",

@@ -28,6 +28,8 @@ EPOCH_YEARS = 5
 RESOLUTIONS = (2, 3)
 #: Length of the offline gap, seconds (a quarter of the window if that is less).
 GAP_S = 3 * HOUR_S
+#: Share of the window after which a silent vehicle sends no more.
+SILENT_AT = 1 / 4
 #: The reset falls on a full six hours, so that a second run soon after tells the same story.
 RESET_GRID_S = 6 * HOUR_S
 
@@ -203,7 +205,7 @@ class Fleet:
 
     def _courier(self, number: int, fault: str | None, kind: str) -> couriers.Courier:
         if fault == "silent" and kind == "vehicle":
-            return couriers.Lost()
+            return couriers.Falling(self.window.at(SILENT_AT))
         if fault == "glitch" and kind == "meter":
             return couriers.Glitch([self.window.at(1 / 3), self.window.at(2 / 3)])
         if fault == "duplicates":

@@ -75,11 +75,13 @@ def _web(port: int) -> tuple[str, ...]:
         "--host": LOOPBACK,
         "--port": str(port),
         "--workers": "2",
-        # Far more than PostgreSQL connections and than a few slow senders: who waits for either
-        # must not hold up ingestion. A thread that waits costs nothing.
-        "--blocking-threads": "64",
+        # HTTP/1 has one request at a time on a connection; HTTP/2 has 200, more than threads.
+        "--http": "1",
         # This counts connections, idle ones too: a small figure shuts the door on a few browsers.
         "--backpressure": "512",
+        # A thread for each of them: senders whose body comes slowly each hold one, and whoever
+        # waits for a thread is blocked by them. Threads are started when needed and cost 60 KiB.
+        "--blocking-threads": "512",
         "--workers-kill-timeout": "5",
     }
     flags = ("--no-ws", "--respawn-failed-workers", "--factory", "web:create_app")

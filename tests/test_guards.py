@@ -62,3 +62,20 @@ def test_history_can_be_sharded_by_device() -> None:
         for table in (kind.history, kind.latest, kind.hourly):
             assert next(iter(table.primary_key.columns)).name == "device_key"
             assert not table.foreign_keys
+
+
+_ROW = re.compile(r"^\| (\d\d) \| .* \| ([^|]*) \|$", re.MULTILINE)
+
+
+def test_every_row_of_the_fault_matrix_has_a_test_or_a_reason() -> None:
+    page = (ROOT / "docs" / "reliability.md").read_text()
+    rows = {int(number): said for number, said in _ROW.findall(page)}
+    tested = {
+        int(number)
+        for file in (ROOT / "tests").rglob("test_*.py")
+        for number in re.findall(r"^def test_row_(\d\d)_", file.read_text(), re.MULTILINE)
+    }
+    assert set(rows) == set(range(1, 53))
+    promised = {number for number, said in rows.items() if said.startswith("tests")}
+    assert {number for number, said in rows.items() if not said.strip()} == set()
+    assert promised == tested

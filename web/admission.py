@@ -14,6 +14,8 @@ from workers.stream import Pressure
 #: The server is asked at most this often; between, the last answer holds.
 LOOK_SECONDS = 0.25
 
+_KINDS = list(KINDS.values())
+
 
 class Admission:
     """One process's view of how much more the stream can take."""
@@ -22,6 +24,7 @@ class Admission:
         self._lock = threading.Lock()
         self._looked_at = 0.0
         self._pressure = Pressure(0, 0.0, writable=True)
+        self._prepared = False
 
     def check(self) -> None:
         """Raises Refused BACKLOG_FULL, or StreamUnavailable when the server does not answer."""
@@ -40,7 +43,10 @@ class Admission:
         # One thread asks, the others go on with the last answer.
         if self._lock.acquire(blocking=False):
             try:
-                self._pressure = stream.pressure(list(KINDS.values()))
+                if not self._prepared:
+                    stream.prepare(_KINDS)
+                    self._prepared = True
+                self._pressure = stream.pressure(_KINDS)
                 self._looked_at = time.monotonic()
             finally:
                 self._lock.release()

@@ -20,8 +20,10 @@ from models.engine import reading
 from models.kinds import VEHICLE
 from web.answers import (
     DailySchema,
+    FleetSchema,
     PerformanceSchema,
     answer,
+    fleet_totals,
     page_of,
     performance,
     performance_to_come,
@@ -85,6 +87,14 @@ def blueprint(keys: KeyRing) -> Blueprint:
         windows = [(begin, min(begin + ONE_DAY, now)) for begin in begins]
         return answer({"items": _computed(vehicle_id, windows)})
 
+    @blp.route("/fleet")
+    @blp.response(200, FleetSchema)
+    def fleet() -> Response:
+        """The fleet's last 24 hours in one line: efficiency, losses, money, states"""
+        with reading() as conn:
+            rows = reads.of_fleet(conn, g.caller.fleet_id)
+        return answer(fleet_totals(row._asdict() for row in rows))
+
     @blp.route("/performance")
     @blp.arguments(PageQuery, location="query", unknown=RAISE)
     @blp.response(200, page_of("PerformancePage", PerformanceSchema))
@@ -127,14 +137,18 @@ def _computed(vehicle_id: str, windows: Sequence[Window]) -> list[dict[str, Any]
     with reading() as conn:
         key = known_device(conn, VEHICLE, vehicle_id)
         begin, end = windows[0][0], windows[-1][1]
-        supplies = rollups.supplies(conn, begin, end, after_key=key - 1, limit=1)
+        supplies = rollups.supplies(conn, begin, end, [key])
         rows = over_windows(conn, supplies, windows)
         told = _as_of(conn, vehicle_id)
     return [performance(row | told) for row in rows]
 
 
 def _as_of(conn: Connection, vehicle_id: str) -> dict[str, Any]:
-    """When the hourly rows were brought up to date: with the summary."""
+    """What comes with the summary: when hours were brought up to date, and what is usual."""
     row = reads.performance(conn, g.caller.fleet_id, vehicle_id)
-    names = ("computed_at", "data_complete_through")
-    return {name: getattr(row, name) if row is not None else None for name in names}
+    if row is None:
+        return dict.fromkeys(("computed_at", "data_complete_through", "baseline")) | {
+            "open_alarms": []
+        }
+    names = ("computed_at", "data_complete_through", "baseline", "open_alarms")
+    return {name: getattr(row, name) for name in names}

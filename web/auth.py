@@ -2,7 +2,9 @@
 
 Keys are remembered for 30 s: revoking one takes effect within that time, and ingestion does not ask
 PostgreSQL about every request. While PostgreSQL is away, keys already known keep working, so a
-database outage does not turn readings away; unknown ones get 503 and may try again.
+database outage does not turn readings away; unknown ones get 503 and may try again. Key ids that
+do not exist are remembered apart and asked for only so often: who tries many keys evicts nobody's,
+and costs PostgreSQL little.
 """
 
 from __future__ import annotations
@@ -10,24 +12,36 @@ from __future__ import annotations
 import hmac
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TypeVar
 
-from flask import g, request
+import psycopg
+import structlog
+from flask import Response, g, request
 from flask_smorest import Blueprint
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from models import access
+import settings
+from models import access, capacity
 from models.access import KeyRecord
 from models.engine import reading
+from web.quota import Bucket, Quota
 from web.refusals import Refused
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 SCOPES = ("ingest", "read", "admin")
 #: Revocation takes effect within this time.
 REMEMBER_SECONDS = 30.0
-#: Key ids remembered per process; a flood of invented ids starts the memory afresh.
+#: Keys remembered per process, and invented key ids; with more, the memory starts afresh.
 MAX_REMEMBERED = 10_000
+#: Key ids never seen before that a process asks PostgreSQL about, each second.
+STRANGERS_PER_SECOND = 200.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,40 +51,78 @@ class Caller:
     key_id: str
     fleet_id: int
     scopes: frozenset[str]
+    #: By kind, when the fleet can register no further devices of it: the ids of those it has.
+    full_registries: Mapping[str, frozenset[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A key's record and how its fleet is doing, as of `at` (monotonic seconds)."""
+
+    at: float
+    key: KeyRecord
+    full_registries: Mapping[str, frozenset[str]]
 
 
 class KeyRing:
-    """A process's memory of key records, including of key ids that do not exist."""
+    """A process's memory of keys, of key ids that do not exist, and of what each key has left."""
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[float, KeyRecord | None]] = {}
+        self.quota = Quota()
+        self._known: dict[str, Known] = {}
+        self._unknown: dict[str, float] = {}
         self._asking = threading.Lock()
+        self._strangers = Bucket(STRANGERS_PER_SECOND, time.monotonic())
 
-    def find(self, key_id: str) -> KeyRecord | None:
-        """The key's record, at most REMEMBER_SECONDS old unless PostgreSQL is away."""
-        at, record = self._known.get(key_id, (0.0, None))
-        if at and time.monotonic() - at < REMEMBER_SECONDS:
-            return record
+    def find(self, key_id: str) -> Known | None:
+        """What is known of a key, at most REMEMBER_SECONDS old unless PostgreSQL is away."""
+        now, record = time.monotonic(), self._known.get(key_id)
         if record is None:
-            return self._ask(key_id)
+            at = self._unknown.get(key_id)
+            if at is not None and now - at < REMEMBER_SECONDS:
+                return None
+            return self._ask_about_stranger(key_id)
+        if now - record.at < REMEMBER_SECONDS:
+            return record
         # One thread asks again, the others go on with what is known: a PostgreSQL that hangs
         # holds up one thread of the process and not its ingestion.
         if not self._asking.acquire(blocking=False):
             return record
         try:
             return self._ask(key_id)
-        except (OperationalError, PoolTimeout):
+        except (OperationalError, psycopg.OperationalError, PoolTimeout):
             return record
         finally:
             self._asking.release()
 
-    def _ask(self, key_id: str) -> KeyRecord | None:
+    def _ask_about_stranger(self, key_id: str) -> Known | None:
+        # Without a lock: a miscount among threads is no matter.
+        if self._strangers.level(time.monotonic()) < 1:
+            raise Refused("RATE_LIMITED", "Many unknown keys are being tried.", retry_after=1)
+        self._strangers.use(1)
+        self._strangers.settle(time.monotonic(), 0)
+        return self._ask(key_id)
+
+    def _ask(self, key_id: str) -> Known | None:
+        most = settings.load().max_devices_per_fleet
         with reading() as conn:
-            record = access.find_key(conn, key_id)
-        if len(self._known) >= MAX_REMEMBERED:
-            self._known.clear()
-        self._known[key_id] = (time.monotonic(), record)
-        return record
+            key = access.find_key(conn, key_id)
+            sends = key is not None and "ingest" in key.scopes
+            full = capacity.full_registries(conn, key.fleet_id, most) if key and sends else {}
+        if key is None:
+            self._known.pop(key_id, None)
+            _remember(self._unknown, key_id, time.monotonic())
+            return None
+        if full:
+            log.warning("registry full", fleet=key.fleet, kinds=sorted(full), most=most)
+        return _remember(self._known, key_id, Known(time.monotonic(), key, full))
+
+
+def _remember(memory: dict[str, T], key_id: str, what: T) -> T:
+    if len(memory) >= MAX_REMEMBERED:
+        memory.clear()
+    memory[key_id] = what
+    return what
 
 
 def protect(blueprint: Blueprint, keys: KeyRing, scope: str) -> None:
@@ -80,9 +132,26 @@ def protect(blueprint: Blueprint, keys: KeyRing, scope: str) -> None:
         caller = identify(keys, request.headers.get("Authorization", ""))
         if scope not in caller.scopes:
             raise Refused("SCOPE_MISSING", f"This needs a key with the scope {scope}.")
+        keys.quota.admit(caller.key_id)
         g.caller = caller
 
+    def audit(response: Response) -> Response:
+        caller = g.get("caller")
+        if caller is not None and request.method not in {"GET", "HEAD", "OPTIONS"}:
+            log.info(
+                "change",
+                audit=True,
+                key=caller.key_id,
+                fleet=caller.fleet_id,
+                method=request.method,
+                path=request.path,
+                status=response.status_code,
+            )
+        return response
+
     blueprint.before_request(authenticate)
+    if scope == "admin":
+        blueprint.after_request(audit)
 
 
 def identify(keys: KeyRing, authorization: str) -> Caller:
@@ -91,13 +160,14 @@ def identify(keys: KeyRing, authorization: str) -> Caller:
     if scheme.lower() != "bearer" or not key:
         raise Refused("KEY_MISSING")
     parts = access.split(key.strip())
-    record = keys.find(parts[0]) if parts and parts[0].isalnum() else None
+    known = keys.find(parts[0]) if parts and parts[0].isalnum() else None
+    record = known.key if known else None
     secret = access.digest(parts[1] if parts else key)
     # The comparison is made in any case: an unknown key id takes as long as a known one.
     same = hmac.compare_digest(secret, record.secret_sha256 if record else bytes(32))
-    if record is None or not same or not _valid_now(record):
+    if known is None or record is None or not same or not _valid_now(record):
         raise Refused("KEY_INVALID")
-    return Caller(record.key_id, record.fleet_id, record.scopes)
+    return Caller(record.key_id, record.fleet_id, record.scopes, known.full_registries)
 
 
 def _valid_now(record: KeyRecord) -> bool:

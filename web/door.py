@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import chain
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -29,6 +30,9 @@ from web.schemas import Message, schema_of
 #: An object with more fields is no reading, and not looked at closer: half a million unknown fields
 #: would cost seconds, and an answer several times the body's size.
 MAX_FIELDS = 16
+#: Bytes of a request per reading above which it is written anew, without what stands between: a
+#: sender of 4 MiB of blanks must not fill the stream's memory, and then a worker's, with them.
+MAX_BYTES_PER_READING = 512
 #: Characters of an unknown field's name in the answer.
 MAX_SHOWN_NAME = 64
 
@@ -40,12 +44,22 @@ class Lawful:
     oldest: datetime
     newest: datetime
     max_readings: int
+    #: The only devices that may send, when the fleet can have no further ones.
+    devices: frozenset[str] | None = None
 
     @classmethod
-    def at(cls, now: datetime, *, age_days: int, future_seconds: int, readings: int) -> Lawful:
+    def at(
+        cls,
+        now: datetime,
+        *,
+        age_days: int,
+        future_seconds: int,
+        readings: int,
+        devices: frozenset[str] | None = None,
+    ) -> Lawful:
         """The limits as of `now` (aware)."""
         oldest, newest = now - timedelta(days=age_days), now + timedelta(seconds=future_seconds)
-        return cls(oldest, newest, readings)
+        return cls(oldest, newest, readings, devices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +89,17 @@ def _accept_all(kind: Kind, shape: Shape, body: bytes, lawful: Lawful) -> Verdic
     except codec.DECODE_ERRORS:
         return None
     count = len(readings)
-    if not 0 < count <= lawful.max_readings or not _each_field_once(kind, body, count):
+    if not 0 < count <= lawful.max_readings or len(entry) > MAX_BYTES_PER_READING * count:
         return None
-    if _DOUBTFUL_TIMESTAMP.search(body):
+    if not _each_field_once(kind, body, count) or _DOUBTFUL_TIMESTAMP.search(body):
         return None
     timestamps = [reading.timestamp for reading in readings]
     if min(timestamps) < lawful.oldest or max(timestamps) > lawful.newest:
         return None
+    if lawful.devices is not None:
+        device_id = attrgetter(kind.id_field)
+        if not lawful.devices.issuperset(map(device_id, readings)):
+            return None
     return Verdict(count, entry, [])
 
 
@@ -198,6 +216,8 @@ def _lawful_reading(kind: Kind, item: Any, lawful: Lawful) -> dict[str, Any]:
         raise ValidationError([Message("TS_IN_FUTURE")], "timestamp")
     if reading["timestamp"] < lawful.oldest:
         raise ValidationError([Message("TS_TOO_OLD")], "timestamp")
+    if lawful.devices is not None and reading[kind.id_field] not in lawful.devices:
+        raise ValidationError([Message("TOO_MANY_DEVICES")], kind.id_field)
     return reading
 
 

@@ -52,7 +52,7 @@ def problem(refused: Refused) -> Response:
     response = Response(content, refused.status, content_type=PROBLEM_JSON)
     if refused.status == HTTPStatus.UNAUTHORIZED:
         response.headers["WWW-Authenticate"] = "Bearer"
-    if refused.status == HTTPStatus.SERVICE_UNAVAILABLE:
+    if refused.status in {HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS}:
         response.headers["Retry-After"] = str(refused.retry_after or retry_after_seconds())
     return response
 

@@ -18,12 +18,15 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from models import checks, conservation
 from models.clock import rfc3339
 from models.conservation import StreamTally
-from models.engine import reading, transaction
+from models.engine import patience, reading, transaction
 from models.kinds import KINDS
 from workers import stream
 from workers.stream import StreamUnavailable
 
 blueprint = Blueprint("health", __name__)
+
+#: A probe gives up soon; a server that does not answer in this time is away.
+PATIENCE_SECONDS = 3.0
 
 
 @blueprint.get("/healthz")
@@ -61,7 +64,7 @@ def _stream_conditions() -> dict[str, str]:
 
 def _database_conditions() -> dict[str, str]:
     try:
-        with transaction() as conn:
+        with patience(PATIENCE_SECONDS), transaction() as conn:
             return checks.unsafe_settings(conn, expected_revision())
     except ProgrammingError:
         return {"MIGRATIONS_PENDING": "the schema has never been made"}

@@ -21,6 +21,7 @@ from web.admission import Admission
 from web.auth import Caller, KeyRing, protect
 from web.door import Lawful, Verdict, judge
 from web.openapi import INGEST_DOCS
+from web.quota import Quota
 from web.refusals import READING_REFUSALS, Refused
 from workers import doorbell, stream
 from workers.metrics import READINGS_ACCEPTED, READINGS_REJECTED
@@ -35,18 +36,18 @@ def blueprint(keys: KeyRing, admission: Admission) -> Blueprint:
     @blp.doc(**INGEST_DOCS[METER.name])
     def ingest_meter() -> Response:
         """Take in meter readings: one, an array, or NDJSON"""
-        return _ingest(METER, admission)
+        return _ingest(METER, admission, keys.quota)
 
     @blp.route("/vehicle", methods=["POST"])
     @blp.doc(**INGEST_DOCS[VEHICLE.name])
     def ingest_vehicle() -> Response:
         """Take in vehicle readings: one, an array, or NDJSON"""
-        return _ingest(VEHICLE, admission)
+        return _ingest(VEHICLE, admission, keys.quota)
 
     return blp
 
 
-def _ingest(kind: Kind, admission: Admission) -> Response:
+def _ingest(kind: Kind, admission: Admission, quota: Quota) -> Response:
     limits, caller = settings.load(), g.caller
     assert isinstance(caller, Caller)  # noqa: S101  (set by `protect`)
     shape = body.shape(request)
@@ -60,6 +61,7 @@ def _ingest(kind: Kind, admission: Admission) -> Response:
             age_days=limits.max_reading_age_days,
             future_seconds=limits.max_future_seconds,
             readings=limits.max_batch_readings,
+            devices=caller.full_registries.get(kind.name),
         ),
     )
     _count(kind, verdict)
@@ -68,6 +70,7 @@ def _ingest(kind: Kind, admission: Admission) -> Response:
     if stream.append(kind, caller.fleet_id, verdict.accepted, verdict.body):
         doorbell.ring(kind)
     READINGS_ACCEPTED.labels(kind.name).inc(verdict.accepted)
+    quota.count_readings(caller.key_id, verdict.accepted)
     answer = {"accepted": verdict.accepted, "rejected": verdict.rejected}
     return Response(msgspec.json.encode(answer), 202, content_type="application/json")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
 
+import settings
 from models import writes
 from models.engine import transaction
 from models.kinds import Kind
@@ -20,14 +21,15 @@ class DeviceKeys:
         self._known: dict[str, dict[Device, int]] = {}
 
     def resolve(self, kind: Kind, devices: AbstractSet[Device]) -> dict[Device, int]:
-        """The keys of `devices`; one whose fleet does not exist is missing in the answer."""
+        """The keys of `devices`; missing are those of no fleet, and new ones of a full fleet."""
         known = self._known.setdefault(kind.name, {})
         found = {device: key for device in devices if (key := known.get(device)) is not None}
         missing = devices - found.keys()
         if missing:
             # In its own transaction: a key is remembered only once its row is committed.
             with transaction() as conn:
-                registered = writes.resolve_devices(conn, kind, missing)
+                most = settings.load().max_devices_per_fleet
+                registered = writes.resolve_devices(conn, kind, missing, most)
             if len(known) + len(registered) > MAX_REMEMBERED:
                 known.clear()
             known.update(registered)

@@ -27,6 +27,9 @@ MIN_EDGE_GAP_US = 300_000_000
 #: A wider one is bridged up to this many times the usual spacing of the samples.
 EDGE_GAP_SPACINGS = 3
 
+#: Share of a step's energy that may lie on the wrong side of an edge within it.
+EDGE_DOUBT = 0.25
+
 _NOISE = 1e-9  # kWh; what subtracting two registers adds to a decimal step
 
 
@@ -104,6 +107,21 @@ def energy(piece: Piece, span: Span) -> float:
     entered = _share(piece.before, piece.first, piece.entry_kwh, left)
     left_over = _share(piece.last, piece.after, piece.exit_kwh, right)
     return entered + piece.energy_kwh + left_over
+
+
+def doubt_kwh(piece: Piece, span: Span) -> float:
+    """kWh by which `energy` may be off: the register's resolution, and the steps an edge cuts.
+
+    How energy spread over such a step is unknown; a quarter of it is the usual error.
+    """
+    if span.to_us <= span.from_us:
+        return piece.resolution_kwh
+    if piece.first is None or piece.last is None:
+        cut_kwh = 2 * piece.exit_kwh
+    else:
+        cut_kwh = piece.entry_kwh if span.from_us < piece.first.at_us else 0.0
+        cut_kwh += piece.exit_kwh if span.to_us > piece.last.at_us else 0.0
+    return piece.resolution_kwh + EDGE_DOUBT * cut_kwh
 
 
 def _bridged(

@@ -11,13 +11,17 @@ What an error means is decided in `store_or_bury`, in words:
 - the data is at fault (it slipped past the door, or was put into the stream by hand): the batch is
   halved until the one reading is alone, which goes to `dead_letters`, in the same transaction;
 - anything else (PostgreSQL away, a lock, a missing table, a wrong grant): nothing is
-  acknowledged and nothing is buried, the task fails visibly and the next sweep tries again.
+  acknowledged and nothing is buried, the task fails visibly and the next sweep tries again;
+- no error at all, the process is gone (out of memory, a crash in a library): when that happened
+  three times to an entry it is handled alone, after all others; after eight it is not decoded any
+  more but put into `dead_letters` as it is (KILLER_ENTRY).
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import psycopg
 import redis
@@ -27,7 +31,8 @@ from celery import current_task
 from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
-from models import conservation, deadletters, writes
+import settings
+from models import capacity, checks, conservation, deadletters, writes
 from models.codec import Row
 from models.conservation import AlreadySettled, Settled
 from models.deadletters import Dead
@@ -56,6 +61,9 @@ BATCH_READINGS = 20_000
 MAX_ENTRIES = 500
 #: A task gives its place back after this long and rings for a successor.
 TASK_SECONDS = 10.0
+
+#: Deliveries of one entry that may end with the death of the process; then it is put aside.
+MAX_DEATHS = 8
 
 #: SQLSTATE classes that blame the data: 22 data exception, 23 integrity, 21 cardinality.
 _DATA_ERRORS = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.CardinalityViolation)
@@ -100,15 +108,43 @@ def flush(kind: Kind, consumer: str) -> dict[str, int | str]:
     deadline = time.monotonic() + TASK_SECONDS
     stream.silence_bell(kind)
     stream.ensure_group(kind)
+    checks.answers()  # before claiming: what waits for PostgreSQL was not handled at all
     total, dead, transactions = NOTHING, 0, 0
+    for entries in _claimed(kind, consumer, deadline):
+        with _excused(kind, consumer, entries):
+            for batch in _batches(entries):
+                stored, buried = _move(kind, batch)
+                total, dead, transactions = total + stored, dead + buried, transactions + 1
+    return _report(kind, total, dead, transactions)
+
+
+def _claimed(kind: Kind, consumer: str, deadline: float) -> Iterator[list[Entry]]:
+    """What waits, until nothing does or time is up; then what is to be handled alone, one by one.
+
+    Suspects come last, so that a death costs their neighbours nothing.
+    """
     while entries := stream.claim(kind, consumer, MAX_ENTRIES):
-        for batch in _batches(entries):
-            stored, buried = _move(kind, batch)
-            total, dead, transactions = total + stored, dead + buried, transactions + 1
+        yield entries
         if time.monotonic() > deadline:
             doorbell.ring(kind)
             break
-    return _report(kind, total, dead, transactions)
+    while suspect := stream.claim_suspect(kind, consumer):
+        yield [suspect]
+        if time.monotonic() > deadline:
+            break
+
+
+@contextmanager
+def _excused(kind: Kind, consumer: str, entries: Sequence[Entry]) -> Iterator[None]:
+    """An error is no death: it does not make suspects of `entries`."""
+    try:
+        yield
+    except Exception:
+        try:
+            stream.excuse(kind, consumer, entries)
+        except redis.RedisError as error:
+            log.warning("a delivery stays counted", kind=kind.name, error=str(error))
+        raise
 
 
 def _batches(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
@@ -151,6 +187,15 @@ def _settle(kind: Kind, entries: Sequence[Entry]) -> tuple[Stored, int, int | No
     return stored, dead, receipt
 
 
+def _killer(kind: Kind, entry: Entry) -> Dead:
+    """An entry whose handling ends the process, as a dead letter: its body as it came."""
+    deaths = entry.deliveries - 1
+    log.error("killer entry put aside", kind=kind.name, entry=entry.id, deaths=deaths)
+    detail = f"{deaths} times the process that handled it ended without a word"
+    raw = entry.raw if entry.body is None else entry.body
+    return Dead(kind.name, entry.id, WHOLE_ENTRY, entry.fleet_id, raw, "KILLER_ENTRY", detail)
+
+
 def _commit(
     kind: Kind, entries: Sequence[Entry], *, counted: bool = True
 ) -> tuple[Stored, int, int | None]:
@@ -158,11 +203,13 @@ def _commit(
 
     Raises AlreadySettled when one of the entries is counted already.
     """
-    readings, buried = decode(kind, entries)
+    killers = [entry for entry in entries if entry.deliveries > MAX_DEATHS]
+    readings, buried = decode(kind, [entry for entry in entries if entry not in killers])
+    buried += [_killer(kind, entry) for entry in killers]
     keys = _device_keys.resolve(kind, {(r.fleet_id, r.device_id) for r in readings})
     homeless = [r for r in readings if (r.fleet_id, r.device_id) not in keys]
-    buried += [r.dead(kind, "UNKNOWN_FLEET", f"no fleet {r.fleet_id}") for r in homeless]
     if homeless:
+        buried += _homeless(kind, homeless)
         readings = [r for r in readings if (r.fleet_id, r.device_id) in keys]
     with transaction() as conn:
         stored = store_or_bury(conn, kind, readings, keys, buried)
@@ -179,6 +226,21 @@ def _count(
     dead = sum(counts[d.entry_id] if d.position == WHOLE_ENTRY else 1 for d in buried)
     settled = Settled(list(counts), sum(counts.values()), stored, dead, len(buried))
     return conservation.settle(conn, kind.name, settled, spent=_spent_receipts.get(kind.name))
+
+
+def _homeless(kind: Kind, readings: Sequence[Reading]) -> Iterator[Dead]:
+    """Readings of devices that are not registered, as dead letters: no fleet, or a full one.
+
+    The door refuses the latter, but learns of it up to half a minute late.
+    """
+    with transaction() as conn:
+        fleets = capacity.fleets_of(conn, {r.fleet_id for r in readings})
+    most = settings.load().max_devices_per_fleet
+    for r in readings:
+        if r.fleet_id in fleets:
+            yield r.dead(kind, "TOO_MANY_DEVICES", f"the fleet has its {most} devices")
+        else:
+            yield r.dead(kind, "UNKNOWN_FLEET", f"no fleet {r.fleet_id}")
 
 
 def store_or_bury(

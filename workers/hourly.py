@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Connection
 
-from models import events, ratings, windows
+from models import events, hours, ratings
 from models.clock import HOUR_US, from_us, to_us
 from models.events import Judged, Raw
 from models.kinds import Kind
@@ -27,16 +27,16 @@ ONE_HOUR = timedelta(hours=1)
 _BEGIN = datetime.min.replace(tzinfo=UTC)
 
 
-def refresh(conn: Connection, kind: Kind, hours: Sequence[tuple[int, datetime]]) -> None:
+def refresh(conn: Connection, kind: Kind, touched: Sequence[tuple[int, datetime]]) -> None:
     """Bring the hourly rows of these (device key, hour) up to date, judgements included."""
-    windows.refresh_hours(conn, kind, hours)
-    suspects = events.suspects(conn, kind, hours)
+    hours.refresh(conn, kind, touched)
+    suspects = events.suspects(conn, kind, touched)
     rated = ratings.read(conn, kind, {device_key for device_key, _ in suspects})
     stale: set[tuple[int, datetime]] = set()
     for device_key, hour in suspects:
         changed = _judge_hour(conn, kind, device_key, hour, rated[device_key])
         stale |= {(device_key, from_us(to_us(at) // HOUR_US * HOUR_US)) for at in changed}
-    windows.refresh_hours(conn, kind, sorted(stale))
+    hours.refresh(conn, kind, sorted(stale))
 
 
 def _judge_hour(
@@ -57,7 +57,11 @@ def _judge_hour(
             break
         page *= 2
     walked = list(zip(raw, steps, strict=True))[:settled]
-    judged = [_judged(r.at, state, point) for r, (state, point) in walked if point.special]
+    judged, previous = [], state
+    for sample, (now, point) in walked:
+        if point.special and previous:
+            judged.append(_judged(sample.at, previous, now, point))
+        previous = now
     end = walked[-1][0].at if walked else begin
     return events.replace(conn, kind, device_key, (begin, end), judged)
 
@@ -93,13 +97,15 @@ def _settled_state(conn: Connection, kind: Kind, device_key: int, hour: datetime
     return None
 
 
-def _judged(at: datetime, state: State, point: Point) -> Judged:
+def _judged(at: datetime, before: State, after: State, point: Point) -> Judged:
+    difference_kwh = after.kwh - before.kwh  # none when dropped: the state stays
     return Judged(
         at,
         point.event,
         point.dropped,
         point.energy_kwh,
-        state.high_kwh,
+        after.high_kwh,
+        point.energy_kwh - difference_kwh,
         point.uncertain_kwh,
         point.final,
     )

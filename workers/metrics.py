@@ -26,6 +26,9 @@ READINGS_REJECTED = Counter(
 REQUESTS_REFUSED = Counter(
     "energy_requests_refused_total", "Requests refused as a whole, by code", ["code"]
 )
+SLOW_CONNECTIONS_ENDED = Counter(
+    "energy_slow_connections_ended_total", "Connections ended because nothing moved on them"
+)
 DOORBELLS_LOST = Counter(
     "energy_doorbells_lost_total", "Doorbells that the broker did not take; the sweep covers them"
 )
@@ -72,4 +75,14 @@ OLDEST_READING_SECONDS = Gauge(
     "Age of the oldest accepted request that is not in history yet: the liveness signal",
     ["kind"],
     multiprocess_mode="mostrecent",
+)
+WATCH_SECONDS = Histogram(
+    "energy_alarm_watch_seconds",
+    "One run of the watcher over the vehicles with new evidence",
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+)
+ALARM_TRANSITIONS = Counter(
+    "energy_alarm_transitions_total",
+    "What happened to alarms, by rule and event",
+    ["rule", "event"],
 )

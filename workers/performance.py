@@ -8,26 +8,30 @@ second.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import groupby, pairwise
 from operator import attrgetter
 from typing import Any
 
+import msgspec
 from sqlalchemy import Connection
 
-from models import events, windows
+from models import windows
 from models.clock import SECOND_US, from_us, to_us
+from models.hours import Segment
 from models.kinds import METER, VEHICLE, Kind
-from models.ratings import RESOLUTION_KWH
 from models.rollups import Supply
-from models.windows import Register, Segment, Temperatures
-from workers import energy
-from workers.energy import Piece, Sample, Span, Verdict
+from models.windows import Instant
+from workers import charging, energy
+from workers.charging import Split
+from workers.energy import Piece, Span
+from workers.quality import NONE, Quality, bounds, confidence, coverage_pct, skew_seconds
+from workers.timeline import Timeline
 
 #: What the API shows: a tenth of a watt-hour, a hundredth of a percent, a hundredth of a degree.
-KWH_DIGITS, RATIO_DIGITS, TEMP_DIGITS = 4, 4, 2
+KWH_DIGITS, RATIO_DIGITS, PCT_DIGITS, TEMP_DIGITS = 4, 4, 2, 2
 
 
 @dataclass(slots=True)
@@ -36,37 +40,60 @@ class Side:
 
     sources: list[tuple[int, Span]]  # (device key, when it served)
     span: Span
-    pieces: list[Piece] = field(default_factory=list)
-    # Of the whole window, as the first round saw it:
+    #: What the first look found, of the whole window.
+    timelines: list[Timeline] = field(default_factory=list)
     gap_us: float = 0.0
-    samples: int = 0
-    events: Counter[str] = field(default_factory=Counter)
     known: int = 0
     own_kwh: float | None = None
-    temperatures: Temperatures | None = None
+    conflicts: int = 0
 
-    def segments(self) -> list[Segment]:
-        """What to read: each register over the part of the present span that it served."""
-        parts = [
-            (key, max(served.from_us, self.span.from_us), min(served.to_us, self.span.to_us))
-            for key, served in self.sources
-        ]
-        return [Segment(key, from_us(a), from_us(b)) for key, a, b in parts if b > a]
+    def segments(self) -> list[tuple[int, Span]]:
+        """Each register and the part of the window that it served."""
+        parts = [(key, _common(served, self.span)) for key, served in self.sources]
+        return [(key, part) for key, part in parts if part.to_us > part.from_us]
 
-    def look(self, registers: Sequence[Register]) -> None:
+    def look(self, timelines: Sequence[Timeline]) -> None:
         """Note what the whole window shows, before anything is cut."""
-        self.gap_us = max(map(energy.edge_gap_us, self.pieces), default=0.0)
-        self.samples = sum(piece.samples for piece in self.pieces)
+        self.timelines = list(timelines)
+        pieces = self.pieces()
+        self.gap_us = max(map(energy.edge_gap_us, pieces), default=0.0)
         # Samples on one side of the window alone tell nothing about it.
-        if self.samples or any(piece.before and piece.after for piece in self.pieces):
-            edges = [s for p in self.pieces for s in (p.before, p.after) if s is not None]
+        if self.samples or any(piece.before and piece.after for piece in pieces):
+            edges = [s for p in pieces for s in (p.before, p.after) if s is not None]
             self.known = self.samples + len(edges)
         self.own_kwh = self.energy() if self.known > 1 else None
-        self.temperatures = next((r.temperatures for r in registers), None)
+
+    @property
+    def samples(self) -> int:
+        """How many samples lie in the window."""
+        return sum(timeline.samples for timeline in self.timelines)
+
+    @property
+    def events(self) -> Counter[str]:
+        """How often the registers did something else than rise, by event."""
+        return sum((timeline.events for timeline in self.timelines), Counter())
+
+    def serving(self) -> list[tuple[Timeline, Span]]:
+        """Each register that serves in the present span, and when."""
+        parts = [(t, _common(t.span, self.span)) for t in self.timelines]
+        return [(timeline, part) for timeline, part in parts if part.to_us > part.from_us]
+
+    def missing(self) -> list[tuple[Timeline, int]]:
+        """Instants around which samples must be looked up before the span can be read."""
+        return [
+            (timeline, instant)
+            for timeline, part in self.serving()
+            for instant in (part.from_us - 1, part.to_us)
+            if instant not in timeline.around
+        ]
+
+    def pieces(self) -> list[Piece]:
+        """Each register's part of the present span."""
+        return [timeline.piece(part) for timeline, part in self.serving()]
 
     def supports(self) -> list[tuple[Piece, Span]]:
         """Each register that covers something of the span, with what it covers."""
-        found = [(piece, energy.support(piece, self.gap_us)) for piece in self.pieces]
+        found = [(piece, energy.support(piece, self.gap_us)) for piece in self.pieces()]
         return [(piece, span) for piece, span in found if span is not None]
 
     def hole(self) -> str | None:
@@ -75,11 +102,52 @@ class Side:
         inside = [s for s in served if s.from_us < self.span.to_us and s.to_us > self.span.from_us]
         if any(after.from_us > before.to_us for before, after in pairwise(inside)):
             return "UNASSIGNED"
-        return "MISSING_AC" if len(self.supports()) < len(self.pieces) else None
+        return "MISSING_AC" if len(self.supports()) < len(self.serving()) else None
 
     def energy(self) -> float:
         """kWh over what is covered of the present span."""
         return sum(energy.energy(piece, span) for piece, span in self.supports())
+
+    def doubt_kwh(self) -> float:
+        """kWh by which that may be off."""
+        cut = sum(energy.doubt_kwh(piece, span) for piece, span in self.supports())
+        return cut + sum(timeline.uncertain_kwh for timeline in self.timelines)
+
+    def kwh_at(self, instants: Sequence[int]) -> list[float]:
+        """All registers together, unrolled, at instants in the present span."""
+        total = [0.0] * len(instants)
+        for timeline, part in self.serving():
+            held = [min(max(instant, part.from_us), part.to_us) for instant in instants]
+            read = timeline.kwh_at(held)
+            total = [sum_ + kwh - read[0] for sum_, kwh in zip(total, read, strict=True)]
+        return total
+
+    def gaps(self, window: Span) -> list[Span]:
+        """Where the window is not seen by any register of this side."""
+        found = [gap for t in self.timelines for gap in t.gaps(self.gap_us)]
+        reached_us = window.from_us
+        for timeline in self.timelines:
+            found.append(Span(reached_us, timeline.span.from_us))
+            reached_us = timeline.span.to_us
+        return [*found, Span(reached_us, window.to_us)]
+
+    def quality(self, window: Span) -> Quality:
+        """How well this side was seen in the window."""
+        spacing_us = next((t.spacing_us for t in reversed(self.timelines) if t.spacing_us), None)
+        hours = [hour for timeline in self.timelines for hour in timeline.hours]
+        events, last_at = self.events, hours[-1].last_at if hours else None
+        longest = [t.max_gap_us for t in self.timelines if t.max_gap_us is not None]
+        return Quality(
+            samples=self.samples,
+            expected=round((window.to_us - window.from_us) / spacing_us) if spacing_us else None,
+            max_gap_seconds=max(longest) / SECOND_US if longest else None,
+            resets=events["RESET"] + events["REBASE"],
+            dropped=sum(timeline.dropped for timeline in self.timelines),
+            conflicts=self.conflicts,
+            last_at=last_at,
+            lag_seconds=(window.to_us - to_us(last_at)) / SECOND_US if last_at else None,
+            skew_seconds=skew_seconds(hours[-1].lag_min_seconds) if hours else None,
+        )
 
 
 @dataclass(slots=True)
@@ -132,14 +200,28 @@ def over_windows(
     return _judge(conn, [_vehicle(supplies, window) for window in windows_us])
 
 
+def charging_steps(
+    conn: Connection, supplies: Sequence[Supply], span: tuple[datetime, datetime]
+) -> list[charging.Step]:
+    """One vehicle's steps over the part of a window that both sides cover; none without one."""
+    vehicle = _vehicle(supplies, Span(to_us(span[0]), to_us(span[1])))
+    _settle(conn, [vehicle])
+    return [] if _reason_without_judgement(vehicle) else _steps(vehicle)
+
+
 def _judge(conn: Connection, vehicles: Sequence[Vehicle]) -> list[dict[str, Any]]:
-    _read(conn, METER, [v.ac for v in vehicles], first_look=True)
-    _read(conn, VEHICLE, [v.dc for v in vehicles], first_look=True)
+    _settle(conn, vehicles)
+    return [_row(vehicle) for vehicle in vehicles]
+
+
+def _settle(conn: Connection, vehicles: Sequence[Vehicle]) -> None:
+    """Read both sides of each vehicle, and cut them to common ground."""
+    _look(conn, METER, [v.ac for v in vehicles])
+    _look(conn, VEHICLE, [v.dc for v in vehicles])
     open_ones = [v for v in vehicles if v.ac.known > 1 and v.dc.known > 1]
     while open_ones := [v for v in open_ones if v.cut()]:
-        _read(conn, METER, [v.ac for v in open_ones])
-        _read(conn, VEHICLE, [v.dc for v in open_ones])
-    return [_row(vehicle) for vehicle in vehicles]
+        _look_around(conn, METER, [v.ac for v in open_ones])
+        _look_around(conn, VEHICLE, [v.dc for v in open_ones])
 
 
 def _vehicle(supplies: Sequence[Supply], window: Span) -> Vehicle:
@@ -154,52 +236,28 @@ def _vehicle(supplies: Sequence[Supply], window: Span) -> Vehicle:
     return Vehicle(last, window, Side(sources, window), Side([(last.vehicle_key, window)], window))
 
 
-def _read(conn: Connection, kind: Kind, sides: Sequence[Side], *, first_look: bool = False) -> None:
-    """Read the present span of each side, all sides in one query."""
+def _look(conn: Connection, kind: Kind, sides: Sequence[Side]) -> None:
+    """Read the window of each side, all sides together."""
     parts = [side.segments() for side in sides]
-    registers = iter(windows.read_registers(conn, kind, [s for part in parts for s in part]))
+    segments = [Segment(key, from_us(a), from_us(b)) for part in parts for key, (a, b) in part]
+    seen = iter(windows.read(conn, kind, segments))
+    conflicts = iter(windows.conflicts(conn, kind, segments))
     for side, part in zip(sides, parts, strict=True):
-        found = [next(registers) for _ in part]
-        side.pieces = [_piece(s, r) for s, r in zip(part, found, strict=True)]
-        if first_look:
-            side.look(found)
-    if first_look:
-        _count_events(conn, kind, sides, parts)
+        side.look([Timeline(key, span, next(seen)) for key, span in part])
+        side.conflicts = sum(next(conflicts) for _ in part)
 
 
-def _count_events(
-    conn: Connection, kind: Kind, sides: Sequence[Side], parts: Sequence[Sequence[Segment]]
-) -> None:
-    counts = iter(events.count(conn, kind, [s for part in parts for s in part]))
-    for side, part in zip(sides, parts, strict=True):
-        for _ in part:
-            side.events.update(next(counts))
+def _look_around(conn: Connection, kind: Kind, sides: Sequence[Side]) -> None:
+    """Read what lies around the ends of each side's present span, where that is not known yet."""
+    missing = [one for side in sides for one in side.missing()]
+    instants = [Instant(timeline.device_key, from_us(at)) for timeline, at in missing]
+    found = windows.brackets(conn, kind, instants)
+    for (timeline, at), bracket in zip(missing, found, strict=True):
+        timeline.around[at] = bracket
 
 
-def _piece(segment: Segment, r: Register) -> Piece:
-    return Piece(
-        to_us(segment.from_at),
-        to_us(segment.to_at),
-        before=_sample(r.before_at, r.before_kwh),
-        after=_sample(r.after_at, r.after_kwh),
-        first=_sample(r.first_at, r.first_kwh),
-        last=_sample(r.last_at, r.last_kwh),
-        energy_kwh=r.energy_kwh or 0.0,
-        samples=r.samples or 0,
-        entry_kwh=r.entry_kwh or 0.0,
-        exit_kwh=r.exit_kwh or 0.0,
-        spacing_us=_us(r.spacing_seconds),
-        set_gap_us=_us(r.edge_gap_seconds),
-        resolution_kwh=RESOLUTION_KWH if r.resolution_kwh is None else r.resolution_kwh,
-    )
-
-
-def _us(seconds: float | None) -> float | None:
-    return None if seconds is None else seconds * SECOND_US
-
-
-def _sample(at: datetime | None, kwh: float | None) -> Sample | None:
-    return None if at is None or kwh is None else Sample(to_us(at), kwh)
+def _common(a: Span, b: Span) -> Span:
+    return Span(max(a.from_us, b.from_us), min(a.to_us, b.to_us))
 
 
 def _reason_without_judgement(vehicle: Vehicle) -> str | None:
@@ -221,42 +279,100 @@ def _reason_without_judgement(vehicle: Vehicle) -> str | None:
 
 def _row(vehicle: Vehicle) -> dict[str, Any]:
     reason = _reason_without_judgement(vehicle)
-    ac_kwh, span = vehicle.ac.own_kwh, None
-    # Without a meter's figure, what the battery took cannot be laid at any meter's door.
-    dc_kwh = vehicle.dc.own_kwh if vehicle.ac.known else None
-    verdict = Verdict(None, None, reason)
-    if reason is None:
-        ac_kwh, dc_kwh, span = vehicle.ac.energy(), vehicle.dc.energy(), vehicle.span
-        verdict = energy.judge(ac_kwh, dc_kwh)
-    return {
+    window, ac, dc = vehicle.window, vehicle.ac, vehicle.dc
+    covered_pct = round(coverage_pct(window, ac.gaps(window) + dc.gaps(window)), PCT_DIGITS)
+    row = {
         "vehicle_key": vehicle.supply.vehicle_key,
         "fleet_id": vehicle.supply.fleet_id,
         "vehicle_id": vehicle.supply.vehicle_id,
         "meter_id": vehicle.supply.meter_id,
-        "window_from": from_us(vehicle.window.from_us),
-        "window_to": from_us(vehicle.window.to_us),
-        "effective_from": from_us(span.from_us) if span else None,
-        "effective_to": from_us(span.to_us) if span else None,
-        "ac_kwh": _rounded(ac_kwh, KWH_DIGITS),
-        "dc_kwh": _rounded(dc_kwh, KWH_DIGITS),
-        "efficiency": _rounded(verdict.efficiency, RATIO_DIGITS),
-        "raw_ratio": _rounded(verdict.raw_ratio, RATIO_DIGITS),
-        "reason": verdict.reason,
-        **_battery(vehicle.dc),
-        "ac_samples": vehicle.ac.samples,
-        "dc_samples": vehicle.dc.samples,
-        "ac_events": vehicle.ac.events,
-        "dc_events": vehicle.dc.events,
+        "window_from": from_us(window.from_us),
+        "window_to": from_us(window.to_us),
+        **_battery(dc),
+        "ac_samples": ac.samples,
+        "dc_samples": dc.samples,
+        "ac_events": ac.events,
+        "dc_events": dc.events,
+        "ac_quality": msgspec.to_builtins(ac.quality(window), builtin_types=(datetime,)),
+        "dc_quality": msgspec.to_builtins(dc.quality(window), builtin_types=(datetime,)),
+        "coverage_pct": covered_pct,
     }
+    if reason is not None:
+        # Without a meter's figure, what the battery took cannot be laid at any meter's door.
+        own = {"ac_kwh": ac.own_kwh, "dc_kwh": dc.own_kwh if ac.known else None}
+        return row | _NOTHING | _rounded_all(own, KWH_DIGITS) | {"reason": reason}
+    return row | _compared(vehicle, covered_pct)
+
+
+#: What is known of two sides that cannot be compared.
+_NOTHING: dict[str, Any] = dict.fromkeys(
+    (
+        "effective_from",
+        "effective_to",
+        "efficiency",
+        "efficiency_low",
+        "efficiency_high",
+        "raw_ratio",
+        *Split._fields,
+    )
+) | {"confidence": NONE}
+
+
+def _compared(vehicle: Vehicle, covered_pct: float) -> dict[str, Any]:
+    """The efficiency of two sides that share some time, and where the loss sits."""
+    ac, dc, span = vehicle.ac, vehicle.dc, vehicle.span
+    ac_kwh, dc_kwh = ac.energy(), dc.energy()
+    verdict = energy.judge(ac_kwh, dc_kwh)
+    low: float | None = None
+    high: float | None = None
+    if verdict.efficiency is not None:
+        low, high = bounds(ac_kwh, dc_kwh, ac.doubt_kwh(), dc.doubt_kwh())
+    length, whole = span.to_us - span.from_us, vehicle.window.to_us - vehicle.window.from_us
+    ratios = {
+        "efficiency": verdict.efficiency,
+        "efficiency_low": low,
+        "efficiency_high": high,
+        "raw_ratio": verdict.raw_ratio,
+    }
+    return {
+        "effective_from": from_us(span.from_us),
+        "effective_to": from_us(span.to_us),
+        "reason": verdict.reason,
+        "confidence": confidence(
+            verdict.efficiency,
+            bounds=(low, high),
+            support_pct=100 * length / whole,
+            coverage_pct=covered_pct,
+            ac_kwh=ac_kwh,
+            events={*ac.events, *dc.events},
+        ),
+        **_rounded_all({"ac_kwh": ac_kwh, "dc_kwh": dc_kwh}, KWH_DIGITS),
+        **_rounded_all(ratios, RATIO_DIGITS),
+        **_rounded_all(charging.split(_steps(vehicle))._asdict(), KWH_DIGITS),
+    }
+
+
+def _steps(vehicle: Vehicle) -> list[charging.Step]:
+    instants = charging.borders(vehicle.span)
+    ac_kwh, dc_kwh = vehicle.ac.kwh_at(instants), vehicle.dc.kwh_at(instants)
+    return charging.steps(instants, ac_kwh, dc_kwh)
 
 
 def _battery(side: Side) -> dict[str, float | None]:
-    t = side.temperatures
+    hours = [hour for timeline in side.timelines for hour in timeline.hours]
+    warm = [hour.temperatures for hour in hours if hour.temperatures]
+    total_c = sum(t.sum_c for t in warm)
     return {
-        "battery_temp_avg_c": _rounded(t.sum_c / side.samples, TEMP_DIGITS) if t else None,
-        "battery_temp_min_c": t.min_c if t else None,
-        "battery_temp_max_c": t.max_c if t else None,
+        "battery_temp_avg_c": round(total_c / side.samples, TEMP_DIGITS) if warm else None,
+        "battery_temp_min_c": min((t.min_c for t in warm), default=None),
+        "battery_temp_max_c": max((t.max_c for t in warm), default=None),
+        "soc_first_pct": hours[0].soc_first_pct if hours else None,
+        "soc_last_pct": hours[-1].soc_last_pct if hours else None,
     }
+
+
+def _rounded_all(values: Mapping[str, float | None], digits: int) -> dict[str, float | None]:
+    return {name: _rounded(value, digits) for name, value in values.items()}
 
 
 def _rounded(value: float | None, digits: int) -> float | None:
@@ -280,7 +396,7 @@ def register_energy(
     """One register's energy over a window; its edges are read between samples."""
     window = Span(to_us(from_at), to_us(to_at))
     side = Side([(device_key, window)], window)
-    _read(conn, kind, [side], first_look=True)
+    _look(conn, kind, [side])
     covered = [span for _, span in side.supports()]
     if side.own_kwh is None or not covered:
         return RegisterEnergy(None, None, None, side.samples, side.events)

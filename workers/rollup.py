@@ -1,9 +1,10 @@
-"""The rollup: what new and late readings touched is recomputed, then every vehicle's 24 h summary.
+"""The rollup: what new and late readings touched is recomputed, hours first, then 24 h summaries.
 
 1. Dirty hours are recomputed wholly from history, never incremented: running twice, late or after
    a crash ends in the same rows. Steps that are no plain rise are judged (workers/hourly.py).
-2. Each vehicle's window [now - 24 h, now) is read from the hourly rows (models/windows.py), judged
-   (workers/energy.py) and written as one row to `vehicle_performance_24h`.
+2. The window [now - 24 h, now) of each vehicle that this touched, or whose summary has become old,
+   is read (models/windows.py), judged (workers/performance.py) and written as one row to
+   `vehicle_performance_24h`.
 
 Both steps run in short transactions under one advisory lock, so a second tick that overlaps the
 first leaves at once instead of doing the work twice.
@@ -19,7 +20,7 @@ from datetime import UTC, datetime, timedelta
 import structlog
 from sqlalchemy import Connection
 
-from models import rollups
+from models import evidence, rollups
 from models.clock import from_us
 from models.engine import transaction
 from models.kinds import KINDS, Kind
@@ -35,7 +36,12 @@ WINDOW = timedelta(hours=24)  # exactly 86,400 s, never a local day
 #: admits.
 DIRTY_BITE = 20_000
 #: Vehicles summarised per transaction.
-VEHICLE_PAGE = 1_000
+VEHICLE_PAGE = 500
+#: A vehicle that sends nothing is summarised again after this long: its window has moved.
+SUMMARY_AGE = timedelta(seconds=60)
+#: A tick stops summarising after this long. In a fleet too large for that, each summary is renewed
+#: as often as the machine can, the oldest first, instead of each tick coming late.
+SUMMARY_SECONDS = 10.0
 #: A tick stops taking further bites after this long; the next one goes on.
 TICK_SECONDS = 60.0
 
@@ -52,7 +58,7 @@ def roll_up() -> dict[str, int | str]:
 
 
 def tick(now: datetime) -> dict[str, int | str]:
-    """Bring the hourly rows up to date and summarise every vehicle's 24 h up to `now`."""
+    """Bring the hourly rows up to date, and the 24 h up to `now` of the vehicles this touched."""
     deadline = time.monotonic() + TICK_SECONDS
     complete_through: datetime | None = _complete_through()
     vehicles, hours = 0, {kind.name: 0 for kind in KINDS.values()}
@@ -63,7 +69,7 @@ def tick(now: datetime) -> dict[str, int | str]:
                 if time.monotonic() > deadline:
                     complete_through = None  # unless there happens to be nothing left
                     break
-        vehicles = _summarise_all(now, complete_through)
+        vehicles = _summarise_due(now, complete_through)
     except Overlap:
         log.info("another tick is at work")
     return {"vehicles": vehicles, "meterHours": hours["meter"], "vehicleHours": hours["vehicle"]}
@@ -103,20 +109,24 @@ def _refresh_some(kind: Kind, newest: int) -> int:
     with _alone() as conn:
         marks, hours = rollups.take_dirty(conn, kind, DIRTY_BITE, up_to=newest)
         hourly.refresh(conn, kind, sorted(hours))
+        rollups.mark_vehicles(conn, kind, {device_key for device_key, _ in hours})
+        evidence.mark(conn, kind, hours)
     return marks
 
 
-def _summarise_all(now: datetime, complete_through: datetime | None) -> int:
-    """Write every vehicle's summary, page by page; how many vehicles."""
-    vehicles, after_key = 0, 0
+def _summarise_due(now: datetime, complete_through: datetime | None) -> int:
+    """Write the summaries that are due, the oldest first, page by page; how many vehicles."""
+    vehicles, deadline = 0, time.monotonic() + SUMMARY_SECONDS
     while True:
         with _alone() as conn:
-            supplies = rollups.supplies(
-                conn, now - WINDOW, now, after_key=after_key, limit=VEHICLE_PAGE
-            )
-            if not supplies:
+            due = rollups.take_due(conn, now, now - SUMMARY_AGE, VEHICLE_PAGE)
+            if not due:
                 return vehicles
+            supplies = rollups.supplies(conn, now - WINDOW, now, due)
             rows = summarise(conn, supplies, now - WINDOW, now)
             told = {"data_complete_through": complete_through, "computed_at": now}
             rollups.write_performance(conn, [row | told for row in rows])
-        vehicles, after_key = vehicles + len(rows), supplies[-1].vehicle_key
+        vehicles += len(rows)
+        if time.monotonic() > deadline:
+            log.info("the rest of the summaries is the next tick's", written=vehicles)
+            return vehicles

@@ -7,6 +7,9 @@ Keys (the braces are a Redis Cluster hash tag: a stream and its bell live on one
     energy:{meter}:bell      string  "a doorbell is on its way"; set by web for 2 s,
     energy:{vehicle}:bell            deleted by the flush BEFORE it reads (see `silence_bell`)
 
+    energy:usage             hash    what each key has used, ever, by "<key id>:<resource>": how the
+                                     web processes share a key's limits (web/quota.py)
+
 An entry (docs/adr/0003)
 
     v   format version, "1"
@@ -20,8 +23,11 @@ The life of a reading in here
 
     1. append   XADD and SET bell NX in one round trip. The reply to XADD is the promise: under
                 `appendfsync always` Redis has the entry on disk before it answers.
-    2. claim    XREADGROUP: this consumer's own unfinished entries first (it died and is back),
-                then those of consumers idle for 30 s, then new ones.
+    2. claim    this consumer's own unfinished entries first (it died and is back), then those of
+                consumers idle for 30 s (both XPENDING, then XCLAIM), then new ones (XREADGROUP).
+                Redis counts the deliveries of each. An entry whose handling ended SUSPECT_AFTER
+                times without a word is handed out alone (`claim_suspect`), so that what kills a
+                worker is found among its neighbours; ends with a word don't count (`excuse`).
     3. remove   after COMMIT: XDEL, then XACK. A crash between leaves a pending id without a body,
                 which the next claim clears away. The other order could leak an entry for ever.
 
@@ -32,9 +38,9 @@ MULTI is never used: Redis refuses to queue commands in it when full, and could 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import Any, TypeVar, cast
 
 import redis
@@ -55,10 +61,22 @@ CLAIM_IDLE_MS = 30_000
 SILENT_MS = 2 * CLAIM_IDLE_MS
 #: Entries an audit looks at in one go; they come with their bodies.
 AUDIT_PAGE = 100
+#: After so many deliveries that ended neither well nor with an error, an entry is handled alone.
+SUSPECT_AFTER = 3
+#: Another consumer's suspect is left to it for this long: longer than Celery's time limit, so that
+#: what hangs one slot of the flush does not hang them all.
+SUSPECT_IDLE_MS = 330_000
+#: Unfinished entries looked at in one go.
+MAX_PENDING = 1_000
 #: Of Redis (Valkey reports the Redis version it is compatible with).
 MIN_VERSION = 7
 #: Longest wait for Redis to answer; then the door says 503.
 TIMEOUT_SECONDS = 2.0
+
+#: What `unsafe_settings` asks for.
+_SETTINGS = ("appendfsync", "no-appendfsync-on-rewrite", "maxmemory-policy")
+
+_USAGE = "energy:usage"
 
 _SMALL_NUMBER = re.compile(rb"[0-9]{1,9}")  # fits PostgreSQL's integer
 
@@ -79,6 +97,8 @@ class Entry:
     count: int
     body: bytes | None
     raw: bytes
+    #: How often it has been handed out, this time included; `excuse` takes one back.
+    deliveries: int = field(default=1, compare=False)
 
     @property
     def received_us(self) -> int:
@@ -205,10 +225,38 @@ def silence_bell(kind: Kind) -> None:
 def claim(kind: Kind, consumer: str, count: int) -> list[Entry]:
     """Up to `count` entries for this consumer to store: unfinished first, then new ones.
 
-    Needs the group (`ensure_group`).
+    Suspects are left out (`claim_suspect`). Needs the group (`ensure_group`).
     """
-    mine = _read(kind, consumer, "0", count) or _adopt(kind, consumer, count)
-    return mine or _read(kind, consumer, ">", count)
+    unfinished = _unfinished(kind, consumer, suspect=False)
+    entries = _take(kind, consumer, unfinished[:count])
+    return entries or _read_new(kind, consumer, count)
+
+
+def claim_suspect(kind: Kind, consumer: str) -> Entry | None:
+    """The least suspect of the unfinished entries that are to be handled alone.
+
+    It is handed out before the others are: only the count of the one at work goes up when the
+    process ends, so neighbours of the culprit are stored and never take the blame.
+    """
+    unfinished = _unfinished(kind, consumer, suspect=True)
+    for suspect in sorted(unfinished, key=lambda p: (p.deliveries, p.nth)):
+        if entries := _take(kind, consumer, [suspect]):
+            return entries[0]
+    return None
+
+
+def excuse(kind: Kind, consumer: str, entries: Sequence[Entry]) -> None:
+    """Take back the last delivery of `entries`: it ended with an error, not with a death.
+
+    Otherwise a PostgreSQL that is away for minutes would make suspects of what waits for it.
+    """
+    by_count: dict[int, list[Any]] = {}
+    for entry in entries:
+        by_count.setdefault(entry.deliveries - 1, []).append(entry.id)
+    pipe = client().pipeline(transaction=False)
+    for deliveries, ids in by_count.items():
+        pipe.xclaim(_key(kind), GROUP, consumer, 0, ids, retrycount=deliveries, justid=True)
+    pipe.execute()
 
 
 def remove(kind: Kind, entries: Sequence[Entry]) -> None:
@@ -225,6 +273,27 @@ def ensure_group(kind: Kind) -> None:
     except redis.ResponseError as error:
         if not str(error).startswith("BUSYGROUP"):
             raise
+
+
+def prepare(kinds: Sequence[Kind]) -> None:
+    """The consumer groups, before anything is added.
+
+    A server that is full does not make them any more, and could then never be drained.
+    Raises StreamUnavailable.
+    """
+    for kind in kinds:
+        _try(partial(ensure_group, kind))
+
+
+def share_usage(used: Mapping[str, int]) -> dict[str, int]:
+    """Add what was used; what has been used in all, by the same names. Raises StreamUnavailable.
+
+    The server counts; when it has lost its count it begins again at zero.
+    """
+    pipe = client().pipeline(transaction=False)
+    for name, count in used.items():
+        pipe.hincrby(_USAGE, name, count)
+    return dict(zip(used, _try(pipe.execute), strict=True))
 
 
 def waiting(kind: Kind) -> int:
@@ -344,17 +413,30 @@ def unsafe_settings() -> dict[str, str]:
     server = client()
     version = str(_try(lambda: server.info("server"))["redis_version"])
     persistence = _try(lambda: server.info("persistence"))
-    config = _try(lambda: server.config_get("appendfsync", "maxmemory-policy"))
-    unmet = {}
+    role = _try(lambda: server.info("replication"))["role"]
+    config = _try(lambda: server.config_get(*_SETTINGS))
+    unmet = _unsafe_persistence(persistence, config)
     if int(version.split(".", maxsplit=1)[0]) < MIN_VERSION:
         unmet["STREAM_TOO_OLD"] = f"version {version}; XAUTOCLAIM needs {MIN_VERSION}.0"
-    if not persistence["aof_enabled"]:
+    if config["maxmemory-policy"] != "noeviction":
+        unmet["EVICTION_ON"] = "a full server throws accepted readings away"
+    if role != "master":
+        unmet["STREAM_IS_A_REPLICA"] = "it takes no readings"
+    return unmet
+
+
+def _unsafe_persistence(info: Mapping[str, Any], config: Mapping[Any, Any]) -> dict[str, str]:
+    """What keeps the server from having on its disk what it confirmed."""
+    unmet = {}
+    if not info["aof_enabled"]:
         unmet["APPENDONLY_OFF"] = "accepted readings are lost with the server's process"
     elif config["appendfsync"] != "always":
         unmet["APPENDFSYNC_NOT_ALWAYS"] = "the last second of accepted readings is not on disk"
-    if config["maxmemory-policy"] != "noeviction":
-        unmet["EVICTION_ON"] = "a full server throws accepted readings away"
-    if persistence.get("loading"):
+    elif config["no-appendfsync-on-rewrite"] == "yes":
+        unmet["NO_APPENDFSYNC_ON_REWRITE"] = "nothing is on disk while the file is rewritten"
+    if info.get("aof_last_write_status", "ok") != "ok":
+        unmet["STREAM_CANNOT_WRITE"] = "the server could not write its file; is the disk full?"
+    if info.get("loading"):
         unmet["STREAM_LOADING"] = "the server is still reading its file"
     return unmet
 
@@ -366,36 +448,86 @@ def _try(action: Callable[[], T]) -> T:
         raise StreamUnavailable(str(error) or type(error).__name__) from error
 
 
-def _read(kind: Kind, consumer: str, after: str, count: int) -> list[Entry]:
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """An entry that was handed out and not acknowledged. `nth`: its place in the stream."""
+
+    id: bytes
+    nth: int
+    deliveries: int
+    idle_ms: int
+
+
+def _unfinished(kind: Kind, consumer: str, *, suspect: bool) -> list[_Pending]:
+    """What this consumer did not finish; if that is nothing, what dead consumers did not.
+
+    Without the bodies: they could be what kills.
+    """
+    pipe = client().pipeline(transaction=False)
+    pipe.xpending_range(_key(kind), GROUP, "-", "+", MAX_PENDING, consumername=consumer)
+    pipe.xpending_range(_key(kind), GROUP, "-", "+", MAX_PENDING, idle=CLAIM_IDLE_MS)
+    mine, silent = (
+        [
+            _Pending(p["message_id"], nth, p["times_delivered"], p["time_since_delivered"])
+            for nth, p in enumerate(found)
+            if (p["times_delivered"] >= SUSPECT_AFTER) is suspect
+            and p["time_since_delivered"] >= _idle_ms(p, consumer)
+        ]
+        for found in pipe.execute()
+    )
+    return mine or silent
+
+
+def _idle_ms(pending: Mapping[str, Any], consumer: str) -> int:
+    """How long an entry must have been idle for `consumer` to take it."""
+    if pending["consumer"] == consumer.encode():
+        return 0
+    return SUSPECT_IDLE_MS if pending["times_delivered"] >= SUSPECT_AFTER else CLAIM_IDLE_MS
+
+
+def _take(kind: Kind, consumer: str, pending: Sequence[_Pending]) -> list[Entry]:
+    """Those of `pending` that nobody else took meanwhile. Redis counts the delivery first."""
+    if not pending:
+        return []
+    counts = {p.id: p.deliveries + 1 for p in pending}
+    least_idle_ms = min(p.idle_ms for p in pending)
+    min_idle_ms = CLAIM_IDLE_MS if least_idle_ms >= CLAIM_IDLE_MS else 0
+    claimed = client().xclaim(_key(kind), GROUP, consumer, min_idle_ms, [*counts])
+    return _present(kind, cast(list[Any], claimed), counts)
+
+
+def _read_new(kind: Kind, consumer: str, count: int) -> list[Entry]:
     reply = cast(
         list[Any],
-        client().xreadgroup(GROUP, consumer, {_key(kind): after}, count=count),
+        client().xreadgroup(GROUP, consumer, {_key(kind): ">"}, count=count),
     )
-    return _present(kind, reply[0][1]) if reply else []
+    return _present(kind, reply[0][1], {}) if reply else []
 
 
-def _adopt(kind: Kind, consumer: str, count: int) -> list[Entry]:
-    """Entries of consumers that went silent. Ids whose body is gone are cleared by the server."""
-    reply = client().xautoclaim(_key(kind), GROUP, consumer, CLAIM_IDLE_MS, "0-0", count=count)
-    return _present(kind, reply[1])
-
-
-def _present(kind: Kind, pairs: Sequence[tuple[bytes, dict[bytes, bytes] | None]]) -> list[Entry]:
+def _present(
+    kind: Kind,
+    pairs: Sequence[tuple[bytes, dict[bytes, bytes] | None]],
+    deliveries: Mapping[bytes, int],
+) -> list[Entry]:
     """The entries that still have a body; the others were stored and deleted, but not acked."""
     gone = [entry_id.decode() for entry_id, fields in pairs if not fields]
     if gone:
         _forget(kind, gone)
-    return [_entry(entry_id.decode(), fields) for entry_id, fields in pairs if fields]
+    return [
+        _entry(entry_id.decode(), fields, deliveries.get(entry_id, 1))
+        for entry_id, fields in pairs
+        if fields
+    ]
 
 
-def _entry(entry_id: str, fields: dict[bytes, bytes]) -> Entry:
+def _entry(entry_id: str, fields: dict[bytes, bytes], deliveries: int) -> Entry:
     raw = b" ".join(name + b"=" + value for name, value in fields.items())
     fleet = fields.get(b"f", b"")
     if fields.get(b"v") != FORMAT or b"b" not in fields or not _SMALL_NUMBER.fullmatch(fleet):
-        return Entry(entry_id, None, 1, None, raw)
+        return Entry(entry_id, None, 1, None, raw, deliveries)
     counted = fields.get(b"n", b"")
     count = int(counted) if _SMALL_NUMBER.fullmatch(counted) else 1
-    return Entry(entry_id, int(fleet), count, fields[b"b"], raw)
+    return Entry(entry_id, int(fleet), count, fields[b"b"], raw, deliveries)
 
 
 def _forget(kind: Kind, ids: Sequence[str]) -> None:

@@ -65,6 +65,9 @@ def test_the_stream_may_do_all_that_the_product_asks(stream_url: str) -> None:
     stream.append(METER, 1, 1, b"[]")
     (entry,) = stream.claim(METER, "worker-1", 10)
     assert stream.claim(METER, "worker-1", 10) == [entry]
+    stream.excuse(METER, "worker-1", [entry])
+    assert stream.claim_suspect(METER, "worker-1") is None
+    assert stream.share_usage({"key:requests": 2}) == {"key:requests": 2}
     assert stream.oldest_us(METER) is not None
     assert stream.pressure(list(KINDS.values())).writable
     stream.silence_bell(METER)

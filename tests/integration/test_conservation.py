@@ -19,7 +19,7 @@ from models.engine import transaction
 from models.kinds import KINDS, METER, VEHICLE
 from tests import factories
 from tests.factories import at, execute, meter_reading, post_to_stream, rows, vehicle_reading
-from tests.integration.test_flush import Faults
+from tests.failpoints import Failpoints, When, fail
 from tests.web.calls import counted
 from workers import conservation as watch
 from workers import flush, stream
@@ -195,21 +195,21 @@ def test_two_workers_at_one_request_at_the_same_moment_count_it_once(
     assert stream.waiting(METER) == 0
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("when", [When.BEFORE, When.AFTER])
 def test_whichever_call_of_a_flush_fails_the_count_is_right(
-    fleet: int, monkeypatch: pytest.MonkeyPatch, after: bool
+    fleet: int, monkeypatch: pytest.MonkeyPatch, when: When
 ) -> None:
     """Every call to PostgreSQL and Redis in turn, until a run gets by without failing one."""
     for fail_at in range(1, 200):
         post(fleet, fail_at, fail_at)  # the second is a duplicate
         with monkeypatch.context() as patched:
-            faults = Faults(patched, fail_at, after=after)
+            faults = Failpoints(patched, fail_at, when, fail)
             with suppress(Exception):  # whatever the fault is raised as
                 flush_meters()
         flush_meters()
         assert tally() == (fail_at, 2 * fail_at, fail_at, fail_at, 0, 0), fail_at
         assert well(), fail_at
-        if faults.calls < fail_at:
+        if not faults.struck:
             return
     raise AssertionError("no run got by without a fault")
 

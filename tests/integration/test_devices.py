@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+import settings
 from models import writes
 from models.engine import transaction
 from models.kinds import METER, VEHICLE
@@ -42,6 +43,22 @@ def test_a_device_of_no_fleet_is_not_registered(fleet: int) -> None:
     found = DeviceKeys().resolve(METER, {(fleet, "a"), (999, "a"), (0, "a")})
     assert found.keys() == {(fleet, "a")}
     assert len(registered()) == 1
+
+
+def test_a_full_fleet_registers_no_further_device_and_another_fleet_does(
+    fleet: int, other_fleet: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAX_DEVICES_PER_FLEET", "3")
+    settings.load.cache_clear()
+    first = DeviceKeys().resolve(METER, {(fleet, "b"), (fleet, "c")})
+    asked = {(fleet, id_) for id_ in "abcde"} | {(other_fleet, "z")}
+    found = DeviceKeys().resolve(METER, asked)
+    assert found.keys() == {(fleet, "a"), *first, (other_fleet, "z")}
+    assert DeviceKeys().resolve(METER, asked) == found
+    assert DeviceKeys().resolve(VEHICLE, {(fleet, "a")}).keys() == {(fleet, "a")}
+    monkeypatch.setenv("MAX_DEVICES_PER_FLEET", "2")  # less than there are: they stay
+    settings.load.cache_clear()
+    assert DeviceKeys().resolve(METER, asked) == found
 
 
 def test_a_known_device_needs_no_database(fleet: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,6 @@ from tests.factories import (
     meter_reading,
     post_to_stream,
     register,
-    roll_up,
     rows,
     vehicle_reading,
 )
@@ -203,7 +202,7 @@ def refused() -> list[float]:
         ((5, 6, 7), (1, 0, 2, 0)),
     ],
 )
-def test_the_first_value_wins_and_others_are_kept_aside(
+def test_row_25_the_first_value_wins_and_others_are_kept_aside(
     fleet: int, values: tuple[int, ...], expected: tuple[int, ...], together: bool
 ) -> None:
     reports = []
@@ -299,7 +298,7 @@ GOOD = json.dumps(
         {"b": GOOD.replace("2026-01-10T12:00:00Z", "9999-12-31T23:59:59-14:00"), "v": 1, "f": 1},
     ],
 )
-def test_a_poisoned_entry_is_buried_and_its_neighbours_are_stored(
+def test_row_43_a_poisoned_entry_is_buried_and_its_neighbours_are_stored(
     fleet: int, fields: dict[str, Any]
 ) -> None:
     post(fleet, meter_reading(timestamp=at(1)))
@@ -401,7 +400,7 @@ def two_entries(fleet: int) -> int:
     return fleet
 
 
-def test_a_missing_table_buries_nothing_and_is_recovered_from(two_entries: int) -> None:
+def test_row_21_a_missing_table_buries_nothing_and_is_recovered_from(two_entries: int) -> None:
     execute("ALTER TABLE meter_status_latest RENAME TO mislaid")
     try:
         with pytest.raises(psycopg.errors.UndefinedTable):
@@ -432,7 +431,7 @@ def test_a_table_of_another_release_buries_nothing(two_entries: int, there: str,
     assert counted(flush_meters()) == (2, 0, 0, 0)
 
 
-def test_a_lock_that_does_not_come_buries_nothing(two_entries: int, impatient: None) -> None:
+def test_row_19_a_lock_that_does_not_come_buries_nothing(two_entries: int, impatient: None) -> None:
     with engine().connect() as other, other.begin():
         driver(other).execute("LOCK TABLE meter_status_latest IN ACCESS EXCLUSIVE MODE")
         with pytest.raises(psycopg.errors.LockNotAvailable):
@@ -524,76 +523,6 @@ def test_the_entries_of_a_dead_consumer_are_stored_by_another(
     monkeypatch.setattr(stream, "CLAIM_IDLE_MS", 0)
     assert counted(flush_meters("alive")) == (2, 0, 0, 0)
     assert waiting() == (0, 0)
-
-
-class Faults:
-    """Fails one call to a server: the `at`-th, before it is made or after it was answered."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, fail_at: int, *, after: bool) -> None:
-        self.calls, self.fail_at, self.after = 0, fail_at, after
-        for owner, name, error in (
-            (psycopg.Cursor, "execute", psycopg.OperationalError),
-            (psycopg.Cursor, "copy", psycopg.OperationalError),
-            (psycopg.Connection, "commit", psycopg.OperationalError),
-            (redis.Redis, "execute_command", redis.ConnectionError),
-            (redis.client.Pipeline, "execute", redis.ConnectionError),
-        ):
-            monkeypatch.setattr(owner, name, self._faulty(getattr(owner, name), error))
-
-    def _faulty(self, call: Callable[..., Any], error: type[Exception]) -> Callable[..., Any]:
-        def faulty(*args: Any, **kwargs: Any) -> Any:
-            self.calls += 1
-            if self.calls != self.fail_at:
-                return call(*args, **kwargs)
-            if self.after:
-                call(*args, **kwargs)
-            raise error("failed on purpose")
-
-        return faulty
-
-
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_whichever_call_fails_nothing_is_lost_or_doubled(
-    fleet: int, monkeypatch: pytest.MonkeyPatch, after: bool
-) -> None:
-    """Every call to PostgreSQL and Redis in turn, until a run gets by without failing one."""
-    for fail_at in range(1, 200):
-        meter = f"meter-{fail_at}"
-        kwh = [(at(0), 10.0), (at(1), 11.0), (at(1), 12.0), (at(1, minutes=30), 4.0)]
-        post(fleet, *register(METER, kwh, meterId=meter))
-        post(fleet, *register(METER, kwh[:1], meterId=meter), meter_reading(voltage="bad"))
-        with monkeypatch.context() as context:
-            faults = Faults(context, fail_at, after=after)
-            try:
-                flush_meters()
-            except (*AWAY, redis.RedisError):
-                failed = True
-            else:
-                failed = False
-        flush_meters()
-        mine = [(t, kwh) for name, t, kwh in history() if name == meter]
-        assert mine == [(at(0), 10.0), (at(1), 11.0), (at(1, minutes=30), 4.0)]
-        (latest,) = rows(
-            "SELECT kwh_consumed_ac FROM meter_status_latest JOIN meters ON key = device_key"
-            " WHERE device_id = :meter",
-            meter=meter,
-        )
-        assert latest["kwh_consumed_ac"] == 4.0
-        assert len(rows("SELECT * FROM reading_conflicts")) == len(dead()) == fail_at
-        assert waiting() == (0, 0)
-        if not failed and faults.calls < fail_at:
-            break
-    else:
-        pytest.fail("the flush makes more calls than this test expects")
-    assert fail_at > 15
-    roll_up()
-    assert rows("SELECT DISTINCT energy_kwh, rough FROM meter_energy_hourly ORDER BY 1") == [
-        {"energy_kwh": 0.0, "rough": False},
-        {"energy_kwh": 4.0, "rough": False},
-    ]
-    assert rows("SELECT DISTINCT event, count(*) FROM meter_register_events GROUP BY 1") == [
-        {"event": "RESET", "count": fail_at}
-    ]
 
 
 # --- many at once ---------------------------------------------------------------------------------

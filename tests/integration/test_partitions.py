@@ -58,7 +58,7 @@ def homes() -> list[tuple[datetime, str]]:
     ]
 
 
-def test_a_day_without_a_partition_finds_a_home(fleet: int) -> None:
+def test_row_52_a_day_without_a_partition_finds_a_home(fleet: int) -> None:
     store(fleet, [("2015-10-04T01:00:00Z", 1), (at(12), 2)])
     assert {home for _, home in homes()} == {"default"}
 
@@ -108,7 +108,7 @@ def test_by_default_nothing_is_ever_dropped(fleet: int) -> None:
     assert len(homes()) == 1
 
 
-def test_retention_drops_whole_days_and_purges_the_default_partition(fleet: int) -> None:
+def test_row_52_retention_drops_whole_days_and_purges_the_default_partition(fleet: int) -> None:
     calendar.keep(NOON, 0)
     store(fleet, [("2015-10-04T01:00:00Z", 1), (at(-24 * 2 - 1), 2), (at(0), 3), (at(1), 4)])
     # Older than two days before noon of the 12th: the days before the 10th.

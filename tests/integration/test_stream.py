@@ -232,6 +232,22 @@ def test_a_full_server_refuses_drains_and_accepts_again(elsewhere: pytest.Monkey
         assert stream.waiting(METER) == 1
 
 
+def test_a_server_that_was_full_before_any_worker_came_can_be_drained(
+    elsewhere: pytest.MonkeyPatch,
+) -> None:
+    """The door makes the groups before it lets anything in: a full server would refuse to."""
+    with valkey.temporary() as url:
+        use(elsewhere, url)
+        stream.prepare([METER, VEHICLE])
+        add(b"1", b"2")
+        stream.client().config_set("maxmemory", 1)
+        stream.ensure_group(METER)
+        entries = stream.claim(METER, "a", 10)
+        assert bodies(entries) == [b"1", b"2"]
+        stream.remove(METER, entries)
+        assert stream.waiting(METER) == 0
+
+
 def test_a_durable_server_keeps_the_promise() -> None:
     assert stream.unsafe_settings() == {}
 

@@ -31,7 +31,7 @@ import settings
 from models import webhooks
 from models.engine import engine, transaction
 from tests.factories import at, execute, rows
-from tests.integration.test_flush import Faults
+from tests.failpoints import Failpoints, When, fail
 from tests.receiver import Receiver, receiving
 from tests.web.calls import counted
 from workers import webhook_post
@@ -681,16 +681,16 @@ def test_the_oldest_due_delivery_is_a_metric(
     assert counted("energy_webhook_oldest_due_seconds") == 0, "that is the receiver's affair"
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("when", [When.BEFORE, When.AFTER])
 def test_whichever_call_fails_the_event_arrives_under_its_id(
-    fleet: int, receiver: Receiver, clock: Clock, monkeypatch: pytest.MonkeyPatch, after: bool
+    fleet: int, receiver: Receiver, clock: Clock, monkeypatch: pytest.MonkeyPatch, when: When
 ) -> None:
     """Every call to PostgreSQL in turn, until a run gets by without failing one."""
     register(fleet, receiver.url)
     for fail_at in range(1, 100):
         event_id = happen(fleet)
         with monkeypatch.context() as patched:
-            faults = Faults(patched, fail_at, after=after)
+            faults = Failpoints(patched, fail_at, when, fail)
             with suppress(psycopg.OperationalError, OperationalError):
                 tick(clock)
         clock.forward(sender.LEASE.total_seconds() + 1)
@@ -698,7 +698,7 @@ def test_whichever_call_fails_the_event_arrives_under_its_id(
         assert 1 <= receiver.event_ids.count(event_id) <= 2
         left = rows("SELECT * FROM webhook_deliveries WHERE state <> 'delivered'")
         assert left == [], fail_at
-        if faults.calls < fail_at:
+        if not faults.struck:
             return
     raise AssertionError("no run got by without a fault")
 

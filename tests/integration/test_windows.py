@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from itertools import count, groupby
 from typing import Any
@@ -19,17 +20,18 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, insert, select
 
-from models import Fleet, partitions, ratings, rollups, windows, writes
+from models import Fleet, hours, partitions, ratings, rollups, windows, writes
 from models.clock import HOUR_US, from_us, to_us
 from models.codec import Row
 from models.engine import transaction
+from models.hours import Segment
 from models.kinds import KINDS, METER, VEHICLE, Kind
 from models.ratings import Rating
-from models.windows import Register, Segment
 from tests.factories import MIDNIGHT, at, execute, make_fleet, rows
 from workers import hourly
-from workers.energy import Piece, Sample
+from workers.energy import Piece, Sample, Span
 from workers.register import Point, piece_of, walk
+from workers.timeline import Timeline
 
 DAYS = [date(2026, 1, day) for day in (9, 10, 11)]
 START_US = to_us(MIDNIGHT)
@@ -130,9 +132,12 @@ def make_device(conn: Connection, kind: Kind, set_to: Mapping[str, float | None]
     return conn.execute(insert(kind.devices).values(row).returning(kind.devices.c.key)).scalar_one()
 
 
-def read(conn: Connection, kind: Kind, key: int, spans: Windows) -> list[Register]:
-    segments = [Segment(key, from_us(a), from_us(b)) for a, b in spans]
-    return windows.read_registers(conn, kind, segments)
+def read(conn: Connection, kind: Kind, wanted: list[Segment]) -> list[Timeline]:
+    """What performance.py makes of each segment."""
+    return [
+        Timeline(segment.device_key, Span(to_us(segment.from_at), to_us(segment.to_at)), seen)
+        for segment, seen in zip(wanted, windows.read(conn, kind, wanted), strict=True)
+    ]
 
 
 def kept(conn: Connection, kind: Kind, key: int) -> dict[str, list[dict[str, Any]]]:
@@ -149,38 +154,24 @@ def points_of(register: list[Sample], rating: Rating) -> list[Point]:
     return [point for _, point in walk(None, register, rating)]
 
 
-def piece(span: tuple[int, int], register: Register) -> Piece:
-    def sample(name: str) -> Sample | None:
-        instant, kwh = getattr(register, f"{name}_at"), getattr(register, f"{name}_kwh")
-        return None if instant is None else Sample(to_us(instant), kwh)
-
-    def about(kwh: float | None) -> Any:
-        return pytest.approx(kwh or 0, abs=1e-9)
-
-    return Piece(
-        *span,
-        before=sample("before"),
-        after=sample("after"),
-        first=sample("first"),
-        last=sample("last"),
-        energy_kwh=about(register.energy_kwh),
-        samples=register.samples or 0,
-        entry_kwh=about(register.entry_kwh),
-        exit_kwh=about(register.exit_kwh),
-    )
+def near(piece: Piece) -> Piece:
+    """The piece with energies that need agree to a rounding error only."""
+    kwh = ("energy_kwh", "entry_kwh", "exit_kwh")
+    about = {name: pytest.approx(getattr(piece, name), abs=1e-9) for name in kwh}
+    return replace(piece, **about)
 
 
-def without_spacing(piece: Piece) -> Piece:
-    return Piece(**{name: getattr(piece, name) for name in Piece.__slots__ if name != "spacing_us"})
+def without_settings(piece: Piece) -> Piece:
+    return replace(piece, spacing_us=None, set_gap_us=None, resolution_kwh=0.01)
 
 
 def usual_spacing(inside: list[Sample]) -> float | None:
-    """Seconds between samples within an hour; over the whole window when no hour has two."""
+    """µs between samples within an hour; over the whole window when no hour has two."""
     hours = [list(group) for _, group in groupby(inside, key=lambda s: s.at_us // HOUR_US)]
     pairs = len(inside) - len(hours)
     if pairs:
-        return sum(hour[-1].at_us - hour[0].at_us for hour in hours) / pairs / 1e6
-    return (inside[-1].at_us - inside[0].at_us) / (len(inside) - 1) / 1e6 if inside[1:] else None
+        return sum(hour[-1].at_us - hour[0].at_us for hour in hours) / pairs
+    return (inside[-1].at_us - inside[0].at_us) / (len(inside) - 1) if inside[1:] else None
 
 
 FALLS_AT_THE_SEAM = (
@@ -205,7 +196,8 @@ def test_a_window_read_by_hours_is_the_piece_over_all_samples(kind: Kind) -> Non
             arrive(conn, kind, key, register)
             refresh(conn, kind, key, register)
             rating = ratings.read(conn, kind, {key})[key]
-            found_all = read(conn, kind, key, spans)
+            wanted = [Segment(key, from_us(a), from_us(b)) for a, b in spans]
+            found_all = read(conn, kind, wanted)
             hours = kept(conn, kind, key)[kind.hourly.name]
             conn.rollback()
         points = points_of(register, rating)
@@ -213,16 +205,18 @@ def test_a_window_read_by_hours_is_the_piece_over_all_samples(kind: Kind) -> Non
         assert {row["hour"] for row in hours} == {hour_of(sample) for sample in shown}
         assert not any(row["rough"] for row in hours)
         for span, found in zip(spans, found_all, strict=True):
-            assert without_spacing(piece_of(points, *span)) == piece(span, found)
+            expected = near(without_settings(piece_of(points, *span)))
+            assert without_settings(found.piece(Span(*span))) == expected
             inside = [s for s in shown if span[0] <= s.at_us <= span[1]]
-            assert found.spacing_seconds == pytest.approx(usual_spacing(inside))
+            assert found.spacing_us == pytest.approx(usual_spacing(inside))
             temperatures = [s.kwh % 40 for s in inside]
-            if kind is VEHICLE and inside:
-                assert found.temperatures == pytest.approx(
-                    (sum(temperatures), min(temperatures), max(temperatures))
-                )
+            warm = [hour.temperatures for hour in found.hours if hour.temperatures]
+            if kind is VEHICLE:
+                assert sum(t.sum_c for t in warm) == pytest.approx(sum(temperatures))
+                assert min((t.min_c for t in warm), default=0) == min(temperatures, default=0)
+                assert max((t.max_c for t in warm), default=0) == max(temperatures, default=0)
             else:
-                assert found.temperatures is None
+                assert warm == []
 
     agree()
 
@@ -352,21 +346,22 @@ def test_windows_of_many_devices_come_back_in_their_order(servers: dict[str, str
         for key in (1, 2, 3):
             shown = [Row(key, to_us(at(h)), 0, (key * 100.0 + h, 230.0)) for h in (0, 1)]
             writes.store(conn, METER, shown)
-            windows.refresh_hours(conn, METER, [(key, at(0)), (key, at(1))])
+            hours.refresh(conn, METER, [(key, at(0)), (key, at(1))])
         wanted = [Segment(key, at(0), at(1)) for key in (3, 1, 9, 2, 1)]
-        found = windows.read_registers(conn, METER, wanted)
-    assert [register.first_kwh for register in found] == [300, 100, None, 200, 100]
+        found = read(conn, METER, wanted)
+    firsts = [timeline.hours[0].first_kwh if timeline.hours else None for timeline in found]
+    assert firsts == [300, 100, None, 200, 100]
 
 
 def test_no_windows_is_no_question(servers: dict[str, str]) -> None:
     with transaction() as conn:
-        assert windows.read_registers(conn, METER, []) == []
-        windows.refresh_hours(conn, METER, [])
+        assert windows.read(conn, METER, []) == []
+        hours.refresh(conn, METER, [])
 
 
 def test_refreshing_an_hour_without_readings_leaves_no_row(servers: dict[str, str]) -> None:
     with transaction() as conn:
-        windows.refresh_hours(conn, VEHICLE, [(1, at(0))])
+        hours.refresh(conn, VEHICLE, [(1, at(0))])
     assert rows("SELECT * FROM vehicle_energy_hourly") == []
 
 
@@ -396,8 +391,8 @@ def loaded(daily: None) -> None:
     make_meters(range(1, DEVICES + 1))
     execute(_LOAD, devices=DEVICES, apart=SECONDS_APART)
     with transaction() as conn:
-        hours = [(key, at(hour)) for key in range(1, DEVICES + 1) for hour in range(-24, 36)]
-        windows.refresh_hours(conn, METER, hours)
+        filled = [(key, at(hour)) for key in range(1, DEVICES + 1) for hour in range(-24, 36)]
+        hours.refresh(conn, METER, filled)
     execute("ANALYZE meter_telemetry_history")
     execute("ANALYZE meter_energy_hourly")
 
@@ -407,7 +402,7 @@ def test_a_window_costs_its_hours_and_not_its_readings(loaded: None) -> None:
     wanted = [Segment(key, begin, end) for key in range(1, DEVICES + 1)]
     with transaction() as conn:
         plan = windows.explain(conn, METER, wanted)
-        found = windows.read_registers(conn, METER, wanted)
+        found = read(conn, METER, wanted)
     scans = [match.groupdict() for match in _SCAN.finditer(plan)]
     assert scans, plan
     full = [s for s in scans if s["how"] == "Seq Scan" and not s["table"].endswith("_default")]
@@ -419,8 +414,9 @@ def test_a_window_costs_its_hours_and_not_its_readings(loaded: None) -> None:
     read_rows = sum(float(s["rows"]) * int(s["loops"]) for s in scans if s["loops"])
     assert read_rows / DEVICES <= 2 * READINGS_PER_HOUR + 2, plan
     # One kWh an hour.
-    assert {register.samples for register in found} == {24 * READINGS_PER_HOUR + 1}
-    assert all(register.energy_kwh == pytest.approx(24) for register in found)
+    assert {timeline.samples for timeline in found} == {24 * READINGS_PER_HOUR + 1}
+    day = Span(to_us(begin), to_us(end))
+    assert all(timeline.piece(day).energy_kwh == pytest.approx(24) for timeline in found)
 
 
 def test_a_day_of_hours_is_read_without_history(loaded: None) -> None:

@@ -19,7 +19,7 @@ _REASON = re.compile(r'"((?:[A-Z]+_)+[A-Z]+|UNASSIGNED)"')
 
 def _value(expression: str | None) -> str:
     """A default as the table spells it: products multiplied, 10.0 as 10, strings bare."""
-    if expression is None:
+    if expression in (None, "None"):
         return ""
     factors = expression.replace("_", "").split(" * ")
     if all(re.fullmatch(r"[\d.]+", factor) for factor in factors):
@@ -37,7 +37,9 @@ def test_the_readme_lists_every_setting_with_its_default() -> None:
     assert read == documented
 
 
-@pytest.mark.parametrize("source", ["workers/energy.py", "workers/performance.py"])
+@pytest.mark.parametrize(
+    "source", ["workers/energy.py", "workers/performance.py", "web/answers.py"]
+)
 def test_every_reason_is_explained(source: str) -> None:
     reasons = set(_REASON.findall((ROOT / source).read_text()))
     assert reasons

@@ -102,10 +102,18 @@ def test_glitch_is_two_single_zeros() -> None:
     assert [ours_value for (_, ours_value), _ in different] == [0, 0]
 
 
-def test_silent_vehicles_say_nothing_and_their_meters_all() -> None:
+def test_silent_vehicles_stop_after_a_quarter_and_their_meters_do_not() -> None:
     made, number = faulty("silent")
-    assert values_of(made, f"vehicle-{number:03d}") == []
+    vehicle = f"vehicle-{number:03d}"
+    ours = values_of(made, vehicle)
+    assert ours == values_of(fleet(), vehicle)[:360]  # six hours of 24, one a minute
+    assert ours[-1][0] < "2026-11-25T04:00"
     assert len(values_of(made, f"meter-{number:03d}")) == 1440
+
+
+def test_even_in_a_short_window_a_silent_vehicle_has_spoken_once() -> None:
+    made, number = faulty("silent", start=END - timedelta(minutes=20))
+    assert 0 < len(values_of(made, f"vehicle-{number:03d}")) < 20
 
 
 def test_offline_gap_comes_late_and_shuffled_but_complete() -> None:

@@ -114,7 +114,7 @@ def refused(response: TestResponse, code: str) -> dict[str, Any]:
     assert problem["type"] == "about:blank"
     assert problem["detail"]
     assert problem["instance"] == response.request.path
-    assert ("Retry-After" in response.headers) == (status == 503)
+    assert ("Retry-After" in response.headers) == (status in {429, 503})
     return problem
 
 

@@ -46,7 +46,7 @@ def peak_bytes(action: Callable[[], object]) -> int:
 # --- type -----------------------------------------------------------------------------------------
 
 
-def test_a_body_says_what_it_is(small: Api) -> None:
+def test_row_33_a_body_says_what_it_is(small: Api) -> None:
     for content_type in [None, "", "text/plain", "text/json", "application/xml", "json"]:
         response = small.send(METER, ONE, content_type=content_type)
         refused(response, "UNSUPPORTED_MEDIA_TYPE")
@@ -74,7 +74,7 @@ def test_a_body_is_utf_8_without_a_mark(small: Api, content_type: str) -> None:
         refused(small.send(METER, body, content_type=content_type), "NOT_UTF8")
 
 
-def test_what_is_no_json_is_refused_as_a_whole(small: Api) -> None:
+def test_row_32_what_is_no_json_is_refused_as_a_whole(small: Api) -> None:
     bodies = [b"", b" ", b"{", ONE[:-1], ONE + b"}", ONE + ONE, b"[" + ONE, b"[" + ONE + b",]"]
     bodies += [ONE + b"\0", b"'a'", b"{'a':1}", b"// comment\n" + ONE, ONE.replace(b'"', b"'")]
     bodies += [ONE.decode().encode("utf-16-le")]  # lawful UTF-8, and full of NULs
@@ -86,7 +86,7 @@ def test_what_is_no_json_is_refused_as_a_whole(small: Api) -> None:
 
 
 @pytest.mark.parametrize("opening", [b"[", b'{"a":', b'[{"meterId":'])
-def test_endless_nesting_is_refused_at_once(api: Api, opening: bytes) -> None:
+def test_row_37_endless_nesting_is_refused_at_once(api: Api, opening: bytes) -> None:
     began = time.process_time()
     problem = refused(api.send(METER, opening * 100_000), "MALFORMED_JSON")
     assert problem["detail"] == "The body is not JSON: nested too deeply"
@@ -145,7 +145,7 @@ class Unread(io.RawIOBase):
         return len(buffer)
 
 
-def test_a_body_declared_too_large_is_not_read(small: Api) -> None:
+def test_row_34_a_body_declared_too_large_is_not_read(small: Api) -> None:
     declared = {"CONTENT_LENGTH": str(LIMIT + 1), "wsgi.input": Unread(0)}
     response = small.client.post(
         "/ingestion/meter",
@@ -156,7 +156,7 @@ def test_a_body_declared_too_large_is_not_read(small: Api) -> None:
     refused(response, "BODY_TOO_LARGE")
 
 
-def test_a_chunked_body_is_read_up_to_the_limit(small: Api) -> None:
+def test_row_34_a_chunked_body_is_read_up_to_the_limit(small: Api) -> None:
     chunked = {"wsgi.input_terminated": True, "wsgi.input": Unread(LIMIT + 1)}
     response = small.client.post(
         "/ingestion/meter",
@@ -191,7 +191,7 @@ def test_a_body_shorter_than_declared_is_incomplete(small: Api) -> None:
 # --- gzip -----------------------------------------------------------------------------------------
 
 
-def test_a_bomb_costs_no_more_than_the_limit(small: Api) -> None:
+def test_row_35_a_bomb_costs_no_more_than_the_limit(small: Api) -> None:
     bomb = gzip.compress(b" " * 40_000_000)
     assert len(bomb) < LIMIT, "it passes the first gate"
     assert 900 * len(bomb) < 40_000_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -106,6 +107,68 @@ def test_a_revoked_key_is_refused_and_listed_as_revoked(app: Flask) -> None:
     assert (result.exit_code, result.stdout) == (0, f"Revoked {key_id}.\n")
     assert f" revoked {datetime.now(UTC):%Y-%m-%d}" in listed(app)[0]
     refused(app.test_client().get("/v1/meters", headers=bearer(key)), "KEY_INVALID")
+
+
+def test_a_rotated_key_and_the_new_one_are_valid_together(app: Flask) -> None:
+    old = create(app, "--scopes=read,admin")
+    result = keys(app, "rotate", old.split("_")[1], "--overlap-hours=2")
+    assert result.exit_code == 0
+    new = result.stdout.strip()
+    assert new != old
+    for key in (old, new):
+        assert app.test_client().get("/v1/meters", headers=bearer(key)).status_code == 200
+    before, after = rows("SELECT * FROM api_keys ORDER BY created_at")
+    for same in ("fleet_id", "name"):
+        assert before[same] == after[same]
+    assert sorted(before["scopes"]) == sorted(after["scopes"])
+    assert abs(before["expires_at"] - datetime.now(UTC) - timedelta(hours=2)) < timedelta(minutes=1)
+    assert after["expires_at"] is None
+
+
+def test_without_overlap_a_rotated_key_is_over(app: Flask) -> None:
+    old = create(app)
+    result = keys(app, "rotate", old.split("_")[1], "--overlap-hours=0", "--days=30", "--quiet")
+    assert (result.exit_code, result.stderr) == (0, "")
+    refused(app.test_client().get("/v1/meters", headers=bearer(old)), "KEY_INVALID")
+    new = result.stdout.strip()
+    assert app.test_client().get("/v1/meters", headers=bearer(new)).status_code == 200
+    lines = listed(app)
+    assert " expired " in lines[0]
+    assert " expires " in lines[1]
+
+
+def test_a_key_that_expires_sooner_is_not_prolonged(app: Flask) -> None:
+    old = create(app, "--days=1")
+    (before,) = rows("SELECT expires_at FROM api_keys")
+    keys(app, "rotate", old.split("_")[1], "--overlap-hours=100")
+    after = rows("SELECT expires_at FROM api_keys ORDER BY created_at")[0]
+    assert after == before
+
+
+def test_what_is_not_valid_cannot_be_rotated(app: Flask) -> None:
+    revoked, expired = (create(app).split("_")[1] for _ in range(2))
+    keys(app, "revoke", revoked)
+    keys(app, "rotate", expired, "--overlap-hours=0")
+    for key_id in (revoked, expired, "00000000"):
+        result = keys(app, "rotate", key_id)
+        assert result.exit_code == 1
+        assert result.stderr == f"Error: There is no valid key {key_id} that could be rotated.\n"
+
+
+def test_what_was_done_to_keys_is_in_the_log_and_secrets_are_not(
+    app: Flask, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    key = create(app)
+    result = keys(app, "rotate", key.split("_")[1])
+    keys(app, "revoke", key.split("_")[1])
+    lines = [r.msg for r in caplog.records if isinstance(r.msg, dict) and r.msg.get("audit")]
+    assert [line["event"] for line in lines] == ["key created", "key rotated", "key revoked"]
+    assert {line["key"] for line in lines} == {key.split("_")[1]}
+    assert lines[1]["replaced_by"] == result.stdout.split("_")[1]
+    assert all(line["by"] for line in lines)
+    for made in (key, result.stdout.strip()):
+        assert made.split("_", 2)[2] not in caplog.text
 
 
 def test_what_cannot_be_revoked_is_said(app: Flask) -> None:

@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 from models import codec
 from models.kinds import KINDS, METER, VEHICLE, Kind
 from tests.factories import flush_all, meter_reading, rows, vehicle_reading
-from tests.web.calls import BOTH, LAWFUL, NDJSON, Api, encoded, ndjson
+from tests.web.calls import BOTH, LAWFUL, NDJSON, Api, accepted, encoded, entries, ndjson
 from web import door
 from web.body import Shape
 from web.door import Lawful, Verdict
 from web.refusals import Refused
+from workers import stream
 
 NOW = datetime(2026, 1, 10, 12, tzinfo=UTC)
 LAW = Lawful.at(NOW, age_days=7300, future_seconds=600, readings=20)
@@ -278,3 +279,12 @@ def test_the_doubtful_timestamps_are_those_of_the_decoder_alone() -> None:
         assert codec.one_decoder(METER).decode(body)
         assert re.search(door._DOUBTFUL_TIMESTAMP, body)
         assert fast(METER, Shape.JSON, body) is None
+
+
+def test_blanks_are_not_kept(api: Api) -> None:
+    """A request of mostly blanks is lawful; what waits in the stream is what it says."""
+    one = encoded(meter_reading())
+    for body in (b" " * 100_000 + one, b"[" + b"\n" * 100_000 + one + b"]"):
+        accepted(api.send(METER, body))
+    assert stream.client().memory_usage("energy:{meter}") < 10_000
+    assert [readings for _, readings in entries(METER)] == [[json.loads(one)]] * 2

@@ -45,7 +45,7 @@ def use(monkeypatch: pytest.MonkeyPatch, **env: str) -> None:
 @pytest.fixture
 def server(servers: dict[str, str]) -> Iterator[redis.Redis]:
     """The stream's server; its settings come back as they were."""
-    names = ("appendonly", "appendfsync", "maxmemory-policy")
+    names = ("appendonly", "appendfsync", "maxmemory-policy", "no-appendfsync-on-rewrite")
     with redis.Redis.from_url(servers["STREAM_URL"]) as client:
         before = client.config_get(*names)
         yield client
@@ -149,9 +149,10 @@ def test_readyz_tells_whether_all_that_was_accepted_is_accounted_for(api: Api) -
         ("appendfsync", "no", "APPENDFSYNC_NOT_ALWAYS"),
         ("maxmemory-policy", "allkeys-lru", "EVICTION_ON"),
         ("maxmemory-policy", "volatile-ttl", "EVICTION_ON"),
+        ("no-appendfsync-on-rewrite", "yes", "NO_APPENDFSYNC_ON_REWRITE"),
     ],
 )
-def test_readyz_names_an_unsafe_setting_of_the_stream(
+def test_row_51_readyz_names_an_unsafe_setting_of_the_stream(
     client: FlaskClient, server: redis.Redis, name: str, value: str, condition: str
 ) -> None:
     server.config_set(name, value)
@@ -176,7 +177,28 @@ def test_readyz_names_an_old_server_and_one_that_loads(
     assert unmet(client) == THROW_AWAY | {"STREAM_TOO_OLD", "STREAM_LOADING"}
 
 
-def test_readyz_names_commits_that_are_not_waited_for(
+def test_readyz_names_a_server_that_cannot_write_or_that_follows_another(
+    client: FlaskClient, server: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {**server.info(), "aof_last_write_status": "err", "role": "slave"}
+    monkeypatch.setattr(redis.Redis, "info", lambda *_: told)
+    assert unmet(client) == THROW_AWAY | {"STREAM_CANNOT_WRITE", "STREAM_IS_A_REPLICA"}
+
+
+def test_readyz_names_a_database_that_takes_nothing(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.dispose()
+    engine._engine_of.cache_clear()
+    monkeypatch.setitem(engine._SESSION, "default_transaction_read_only", "on")
+    try:
+        assert unmet(client) == THROW_AWAY | {"DATABASE_READ_ONLY"}
+    finally:
+        engine.dispose()
+        engine._engine_of.cache_clear()
+
+
+def test_row_51_readyz_names_commits_that_are_not_waited_for(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine.dispose()

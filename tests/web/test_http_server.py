@@ -195,6 +195,21 @@ def test_of_a_body_that_stops_short_nothing_is_kept(port: int, head: bytes) -> N
     assert waiting() == 0
 
 
+def test_of_lines_in_chunks_nothing_is_kept(port: int, head: bytes) -> None:
+    """Cut off between two lines they would look whole."""
+    lines = head.replace(b"application/json", b"application/x-ndjson")
+    with Line(port) as line:
+        answer = line.ask(lines + CHUNKED, chunk(ONE + b"\n"), chunk(ONE + b"\n"), LAST_CHUNK)
+        assert code(answer) == (411, "LENGTH_REQUIRED")
+    with Line(port) as line:
+        line.send(lines + CHUNKED, chunk(ONE + b"\n"), 0.2)
+    with Line(port) as line:
+        packed = gzip.compress(ONE + b"\n" + ONE)
+        headers = lines + b"Content-Encoding: gzip\r\n" + CHUNKED
+        assert line.ask(headers, chunk(packed), LAST_CHUNK)[0] == 202
+    assert waiting() == 1
+
+
 def test_senders_that_hang_up_disturb_nobody(port: int, head: bytes) -> None:
     for sent in (b"POST", head, head + sized(len(ONE)), head + sized(500) + ONE, head + CHUNKED):
         for _ in range(THREADS + 1):

@@ -126,7 +126,9 @@ def test_received_at_is_the_moment_of_acceptance(api: Api) -> None:
 # --- in part --------------------------------------------------------------------------------------
 
 
-def test_a_bad_reading_among_good_ones_is_named_and_the_good_ones_are_stored(api: Api) -> None:
+def test_row_42_a_bad_reading_among_good_ones_is_named_and_the_good_ones_are_stored(
+    api: Api,
+) -> None:
     batch = [meter_reading(timestamp=at(n)) for n in range(5)]
     batch[2]["voltage"] = "230"
     before = counted("energy_readings_rejected_total", kind="meter", code="NOT_A_NUMBER")

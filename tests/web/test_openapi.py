@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -14,13 +15,22 @@ from werkzeug.test import TestResponse
 
 from models.kinds import METER, VEHICLE
 from tests.factories import at, flush_all, meter_reading, register, roll_up, vehicle_reading
+from tests.web.alarming import alarmed
 from tests.web.calls import JSON, NDJSON, Api
+from web.alarms import (
+    AlarmSchema,
+    AlarmWithEvidenceSchema,
+    ReplaySchema,
+    RulesSchema,
+    TransitionSchema,
+)
 from web.answers import (
     DEVICE,
     STORED,
     AssignmentSchema,
     DailySchema,
     EnergySchema,
+    FleetSchema,
     PerformanceSchema,
     RatingSchema,
     page_of,
@@ -161,6 +171,7 @@ ANSWERS: dict[str, tuple[type[Schema], Callable[[Api], TestResponse]]] = {
         DailySchema,
         lambda api: api.get(f"{PERFORMANCE}/vehicle-001/daily", days=2),
     ),
+    "GET /v1/analytics/fleet": (FleetSchema, lambda api: api.get("/v1/analytics/fleet")),
     f"POST {ASSIGNMENTS}": (
         AssignmentSchema,
         lambda api: api.post(
@@ -170,6 +181,36 @@ ANSWERS: dict[str, tuple[type[Schema], Callable[[Api], TestResponse]]] = {
     f"GET {ASSIGNMENTS}": (
         page_of("Page", AssignmentSchema),
         lambda api: api.get(ASSIGNMENTS, limit=1),
+    ),
+}
+ALARM = "/v1/alarms/<int(max=9223372036854775807):alarm_id>"
+ANSWERS |= {
+    "GET /v1/alarms": (page_of("Page", AlarmSchema), lambda api: api.get("/v1/alarms")),
+    f"GET {ALARM}": (AlarmWithEvidenceSchema, lambda api: api.get("/v1/alarms/1")),
+    f"POST {ALARM}/acknowledge": (
+        AlarmSchema,
+        lambda api: api.post("/v1/alarms/1/acknowledge", {"note": "Seen."}),
+    ),
+    f"POST {ALARM}/shelve": (
+        AlarmSchema,
+        lambda api: api.post(
+            "/v1/alarms/1/shelve",
+            {"note": "Parts ordered.", "until": datetime.now(UTC) + timedelta(days=1)},
+        ),
+    ),
+    f"POST {ALARM}/unshelve": (
+        AlarmSchema,
+        lambda api: api.post("/v1/alarms/1/unshelve", {}),
+    ),
+    f"POST {ALARM}/resolve": (AlarmSchema, lambda api: api.post("/v1/alarms/1/resolve", {})),
+    f"GET {ALARM}/history": (
+        page_of("Page", TransitionSchema),
+        lambda api: api.get("/v1/alarms/1/history"),
+    ),
+    "GET /v1/analytics/rules": (RulesSchema, lambda api: api.get("/v1/analytics/rules")),
+    "GET /v1/analytics/rules/replay": (
+        ReplaySchema,
+        lambda api: api.get("/v1/analytics/rules/replay", floorPct=80),
     ),
 }
 HOOK = {"url": "https://93.184.216.34/"}
@@ -239,6 +280,7 @@ def two_vehicles(admin: Api) -> Api:
             admin.send(kind, register(kind, samples, **device))
     flush_all()
     roll_up()
+    alarmed(admin)
     return admin
 
 
@@ -345,7 +387,9 @@ def test_every_kind_of_answer_has_the_security_headers(app: Flask, two_vehicles:
         assert response.headers["X-Content-Type-Options"] == "nosniff"
         assert response.headers["Referrer-Policy"] == "same-origin"
         policy = response.headers["Content-Security-Policy"]
-        for part in ("default-src 'self'", "object-src 'none'", "base-uri 'none'"):
+        is_page = response.mimetype == "text/html"
+        expected = ["default-src 'self'", "object-src 'none'", "base-uri 'none'"]
+        for part in expected if is_page else ["default-src 'none'", "frame-ancestors 'none'"]:
             assert part in policy
         assert "script-src" not in policy, "scripts only from here, none inline"
         assert response.headers["Cache-Control"]

@@ -6,11 +6,26 @@ from datetime import datetime, timedelta
 
 import pytest
 
+import settings
 from models.kinds import METER, VEHICLE
 from tests.factories import NEXT_MIDNIGHT, at, execute, flush_all, register, roll_up
 from tests.web.calls import Api, accepted, refused
 
 PATH = "/v1/analytics/performance"
+
+
+#: Two samples, a day apart.
+SEEN_TWICE = {
+    "samples": 2,
+    "expected": 1,
+    "maxGapSeconds": 86_400.0,
+    "resets": 0,
+    "dropped": 0,
+    "conflicts": 0,
+    "lastAt": "2026-01-11T00:00:00Z",
+    "lagSeconds": 0.0,
+    "skewSeconds": None,  # sent months later
+}
 
 
 def send(api: Api, number: str, ac: list[float] | None, dc: list[float] | None) -> None:
@@ -53,6 +68,10 @@ def test_ten_kwh_in_and_nine_out_is_ninety_percent(a_day: Api) -> None:
         "meterId": "meter-001",
         "period": "24h",
         "efficiencyRatio": 0.9,
+        "efficiencyPct": 90.0,
+        "efficiencyLow": 0.8981,  # (9 - 0.01) / (10 + 0.01)
+        "efficiencyHigh": 0.9019,  # (9 + 0.01) / (10 - 0.01)
+        "chargingEfficiency": 0.9,
         "reason": None,
         "rawRatio": 0.9,
         "totalEnergyConsumedAc": 10.0,
@@ -63,9 +82,45 @@ def test_ten_kwh_in_and_nine_out_is_ninety_percent(a_day: Api) -> None:
         "averageBatteryTemp": 33.0,
         "minBatteryTemp": 30.0,
         "maxBatteryTemp": 36.0,
+        # 9 kWh in a day are 0.375 kW all along: charging, if hardly.
+        "loss": {
+            "conversionKwh": 1.0,
+            "idleKwh": 0.0,
+            "avoidableKwh": None,
+            "avoidableCost": None,
+            "currency": None,
+            "avoidableCo2Kg": None,
+        },
+        "charging": {
+            "hours": 24.0,
+            "avgAcPowerKw": 0.42,
+            "acKwh": 10.0,
+            "dcKwh": 9.0,
+            "sessions": 1,
+            "idleHours": 0.0,
+        },
+        "battery": {
+            "socFirst": 55.5,
+            "socLast": 55.5,
+            "tempAvgC": 33.0,
+            "tempMinC": 30.0,
+            "tempMaxC": 36.0,
+        },
+        "baseline": None,
+        "threshold": {"pct": 72.0, "class": "<3kW"},
+        "state": "ok",
+        "openAlerts": [],
+        "dataQuality": {
+            "confidence": "high",
+            "coveragePct": 100.0,
+            "flags": [],
+            "ac": SEEN_TWICE,
+            "dc": SEEN_TWICE,
+        },
         "window": {
             "from": "2026-01-10T00:00:00Z",
             "to": "2026-01-11T00:00:00Z",
+            "hours": 24.0,
             "effectiveFrom": "2026-01-10T00:00:00Z",
             "effectiveTo": "2026-01-11T00:00:00Z",
             "supportPct": 100.0,
@@ -74,6 +129,76 @@ def test_ten_kwh_in_and_nine_out_is_ninety_percent(a_day: Api) -> None:
         "events": {"ac": {}, "dc": {}},
         "computedAt": "2026-01-11T00:00:00Z",
     }
+
+
+def charging_at_night(api: Api) -> None:
+    """S29: 15 W of standby all day, 7.2 kW DC for 2 h 55 min at 88.83 %; sampled each 5 minutes.
+
+    DC 21 kWh in 35 steps of 0.6. AC 23.64 kWh in the same steps, 0.36 kWh in the other 253.
+    """
+    ac, dc, points = 0.0, 0.0, {METER: [(at(0), 100.0)], VEHICLE: [(at(0), 50.0)]}
+    for step in range(288):
+        charging = 24 <= step < 59
+        ac += 23.64 / 35 if charging else 0.36 / 253
+        dc += 21 / 35 if charging else 0.0
+        instant = at(minutes=5 * (step + 1))
+        points[METER].append((instant, 100 + ac))
+        points[VEHICLE].append((instant, 50 + dc))
+    for kind, samples in points.items():
+        accepted(api.send(kind, register(kind, samples)), 289)
+    flush_all()
+    roll_up()
+
+
+def test_the_loss_is_split_into_conversion_and_standby(api: Api) -> None:  # S29
+    charging_at_night(api)
+    answer = told(api)
+    assert answer["efficiencyRatio"] == 0.875
+    assert answer["chargingEfficiency"] == 0.8883
+    assert (answer["loss"]["conversionKwh"], answer["loss"]["idleKwh"]) == (2.64, 0.36)
+    assert answer["charging"] == {
+        "hours": 2.9167,
+        "avgAcPowerKw": 8.11,
+        "acKwh": 23.64,
+        "dcKwh": 21.0,
+        "sessions": 1,
+        "idleHours": 21.0833,
+    }
+    assert answer["threshold"] == {"pct": 85.0, "class": ">=5kW"}
+    assert answer["state"] == "ok"
+    # 24 - 21 / (0.94 - 0.25 / 8.10514) = 0.902...: 21 / 0.909155 = 23.0984
+    assert answer["loss"]["avoidableKwh"] == 0.902
+    assert answer["dataQuality"]["ac"]["expected"] == 288
+
+
+def test_money_and_co2_are_shown_when_their_factors_are_set(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    charging_at_night(api)
+    monkeypatch.setenv("TARIFF_PER_KWH", "0.30")
+    monkeypatch.setenv("GRID_FACTOR_KG_PER_KWH", "0.35")
+    settings.load.cache_clear()
+    loss = told(api)["loss"]
+    fleet = api.get("/v1/analytics/fleet").json
+    settings.load.cache_clear()
+    assert (loss["avoidableCost"], loss["currency"], loss["avoidableCo2Kg"]) == (0.27, "EUR", 0.32)
+    assert (fleet["avoidableCost"], fleet["avoidableCo2Kg"]) == (0.27, 0.32)
+
+
+def test_a_fleets_efficiency_is_the_sum_over_the_sum(api: Api) -> None:  # S30
+    send(api, "001", [0, 100], [0, 90])
+    send(api, "002", [0, 10], [0, 5])
+    send(api, "003", [0, 10], None)
+    send(api, "004", [0, 0], [0, 0])
+    flush_all()
+    roll_up()
+    fleet = api.get("/v1/analytics/fleet").json
+    assert (fleet["acKwh"], fleet["dcKwh"], fleet["efficiencyRatio"]) == (110.0, 95.0, 0.8636)
+    assert (fleet["vehicles"], fleet["vehiclesCounted"]) == (3, 2)  # the third never spoke
+    assert fleet["lossKwh"] == 15.0
+    assert fleet["reasons"] == {"INSUFFICIENT_ENERGY": 1}
+    assert fleet["states"] == {"ok": 1, "watch": 1, "idle": 1}
+    assert fleet["avoidableCost"] is None
 
 
 def test_the_names_of_the_replaced_api_are_kept(a_day: Api) -> None:
@@ -127,7 +252,7 @@ def test_a_vehicle_is_known_before_its_numbers_are(api: Api) -> None:
         ([100, 110], [50, 9050], "UNIT_MISMATCH"),
     ],
 )
-def test_a_ratio_that_cannot_be_known_is_null_with_a_reason(
+def test_row_31_a_ratio_that_cannot_be_known_is_null_with_a_reason(
     api: Api, ac: list[float] | None, dc: list[float] | None, reason: str
 ) -> None:
     send(api, "001", ac, dc)
@@ -164,10 +289,12 @@ def test_an_unchanged_summary_is_not_sent_again(a_day: Api) -> None:
     assert (again.status_code, again.get_data()) == (304, b"")
     assert again.headers["ETag"] == first.headers["ETag"]
     assert again.headers["Cache-Control"] == first.headers["Cache-Control"]
-    roll_up(NEXT_MIDNIGHT + timedelta(seconds=10))
+    roll_up(NEXT_MIDNIGHT + timedelta(seconds=10))  # nothing came in: nothing is new
+    assert a_day.get(f"{PATH}/vehicle-001", headers=etag).status_code == 304
+    roll_up(NEXT_MIDNIGHT + timedelta(seconds=61))
     later = a_day.get(f"{PATH}/vehicle-001", headers=etag)
     assert later.status_code == 200
-    assert later.json["computedAt"] == "2026-01-11T00:00:10Z"
+    assert later.json["computedAt"] == "2026-01-11T00:01:01Z"
 
 
 def test_two_vehicles_never_share_an_etag(api: Api) -> None:

@@ -53,7 +53,7 @@ NOT_FINITE = {
 }
 
 
-def test_what_merely_looks_like_a_number_is_none(api: Api) -> None:
+def test_row_38_what_merely_looks_like_a_number_is_none(api: Api) -> None:
     found = {number: verdict(api, spelled(number)) for number in NOT_NUMBERS}
     assert found == dict.fromkeys(NOT_NUMBERS, ("NOT_A_NUMBER", ["kwhConsumedAc"]))
 
@@ -135,7 +135,7 @@ BAD_IDS = {
 }
 
 
-def test_a_device_id_is_printable_and_short(api: Api) -> None:
+def test_row_39_a_device_id_is_printable_and_short(api: Api) -> None:
     found = {what: verdict(api, spelled(text, field="meterId")) for what, text in BAD_IDS.items()}
     assert found == dict.fromkeys(BAD_IDS, ("BAD_ID", ["meterId"]))
 
@@ -185,7 +185,7 @@ BAD_TIMESTAMPS = {
 }
 
 
-def test_a_timestamp_is_exact_and_real(api: Api) -> None:
+def test_row_40_a_timestamp_is_exact_and_real(api: Api) -> None:
     found = {text: verdict(api, spelled(text, field="timestamp")) for text in BAD_TIMESTAMPS}
     assert found == {text: (code, ["timestamp"]) for text, code in BAD_TIMESTAMPS.items()}
 
@@ -210,7 +210,7 @@ def test_every_rfc_3339_spelling_is_lawful(api: Api) -> None:
     assert [row["recorded_at"] for row in found] == instants
 
 
-def test_a_clock_may_be_nine_minutes_fast_and_not_eleven(api: Api) -> None:
+def test_row_23_a_clock_may_be_nine_minutes_fast_and_not_eleven(api: Api) -> None:
     now = datetime.now(UTC)
     too_fast = meter_reading(timestamp=now + timedelta(minutes=11))
     assert verdict(api, too_fast) == ("TS_IN_FUTURE", ["timestamp"])
@@ -242,7 +242,7 @@ def twice(fields: bytes) -> bytes:
     return encoded(meter_reading(voltage="@")).replace(b'"voltage":"@"', fields)
 
 
-def test_a_field_stands_once(api: Api) -> None:
+def test_row_41_a_field_stands_once(api: Api) -> None:
     found = {what: verdict(api, twice(fields)) for what, fields in TWICE.items()}
     assert found == dict.fromkeys(TWICE, ("DUPLICATE_KEY", ["reading"]))
 
@@ -324,6 +324,22 @@ def test_a_line_is_one_object(api: Api) -> None:
     flush_all()
     assert rows("SELECT detail FROM dead_letters") == []
     assert [row["device_id"] for row in rows("SELECT device_id FROM meters")] == ["good"]
+
+
+def test_a_device_too_many_is_refused_and_the_others_are_not(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAX_DEVICES_PER_FLEET", "1")
+    settings.load.cache_clear()
+    accepted(api.send(METER, meter_reading(meterId="first")))
+    flush_all()
+    monkeypatch.setattr("web.auth.REMEMBER_SECONDS", 0)  # the door learns of it at once
+    assert verdict(api, meter_reading(meterId="second")) == ("TOO_MANY_DEVICES", ["meterId"])
+    both = [meter_reading(meterId="first"), meter_reading(meterId="second")]
+    answer = api.send(METER, both)
+    assert answer.json["accepted"] == 1
+    assert [(r["index"], r["code"]) for r in answer.json["rejected"]] == [(1, "TOO_MANY_DEVICES")]
+    accepted(api.send(VEHICLE, vehicle_reading()))  # counted apart
 
 
 def test_every_code_of_a_reading_is_produced_here() -> None:

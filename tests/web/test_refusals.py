@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import re
 from collections.abc import Callable
 from http import HTTPStatus
@@ -17,7 +18,8 @@ import settings
 from models.kinds import METER, VEHICLE
 from stack.ports import free_port
 from tests.factories import at, execute, flush_all, meter_reading, vehicle_reading
-from tests.web.calls import Api, bearer, counted, encoded, refused, waiting
+from tests.web.alarming import alarmed
+from tests.web.calls import NDJSON, Api, bearer, counted, encoded, refused, waiting
 from tests.web.conftest import MakeKey
 from web.refusals import READING_REFUSALS, REQUEST_REFUSALS
 
@@ -41,6 +43,17 @@ def short(api: Api) -> TestResponse:
     )
 
 
+def in_chunks(api: Api, body: bytes, content_type: str, **headers: str) -> TestResponse:
+    """Sent without a Content-Length, as the HTTP server hands on what came in chunks."""
+    return api.client.post(
+        "/ingestion/meter",
+        input_stream=io.BytesIO(body),
+        content_type=content_type,
+        headers=api.headers | headers,
+        environ_overrides={"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True},
+    )
+
+
 def raising(api: Api, error: Exception) -> TestResponse:
     """What an address answers whose code raises `error`."""
 
@@ -49,6 +62,13 @@ def raising(api: Api, error: Exception) -> TestResponse:
 
     api.client.application.add_url_rule("/raises", view_func=view)
     return api.get("/raises")
+
+
+def acknowledged_twice(api: Api) -> TestResponse:
+    alarmed(api)
+    path = "/v1/alarms/1/acknowledge"
+    assert api.post(path, {}).status_code == 200
+    return api.post(path, {})
 
 
 def assigned_twice(api: Api) -> TestResponse:
@@ -88,6 +108,7 @@ SIMPLE: dict[str, Callable[[Api], TestResponse]] = {
     "BODY_INCOMPLETE": short,
     "KEY_MISSING": lambda api: Api(api.client, {}).send(METER, ONE),
     "KEY_INVALID": lambda api: Api(api.client, bearer("eie_00000000_x")).send(METER, ONE),
+    "LENGTH_REQUIRED": lambda api: in_chunks(api, ONE, NDJSON),
     "NOT_FOUND": lambda api: api.get("/v2"),
     "UNKNOWN_DEVICE": lambda api: api.get("/v1/meters/meter-404/status"),
     "METHOD_NOT_ALLOWED": lambda api: api.get("/ingestion/meter"),
@@ -99,6 +120,8 @@ SIMPLE: dict[str, Callable[[Api], TestResponse]] = {
     "BAD_FIELD": lambda api: api.patch("/v1/meters/meter-404", {"maxPowerKw": "much"}),
     "UNKNOWN_ASSIGNMENT": lambda api: api.delete("/v1/meter-assignments/1"),
     "ASSIGNMENT_OVERLAPS": assigned_twice,
+    "UNKNOWN_ALARM": lambda api: api.get("/v1/alarms/1"),
+    "ALARM_STATE": acknowledged_twice,
     "UNKNOWN_WEBHOOK": lambda api: api.delete("/v1/webhooks/1"),
     "UNKNOWN_DELIVERY": never_sent,
     "TOO_MANY_WEBHOOKS": twenty_webhooks,
@@ -113,6 +136,10 @@ UNDER_SETTINGS: dict[str, tuple[dict[str, str], Callable[[Api], TestResponse]]] 
     "TOO_MANY_READINGS": (
         {"MAX_BATCH_READINGS": "1"},
         lambda api: api.send(METER, [meter_reading(), meter_reading()]),
+    ),
+    "RATE_LIMITED": (
+        {"KEY_REQUESTS_PER_SECOND": "0.01"},  # a bucket for a tenth of a request: one, then debt
+        lambda api: (api.get("/v1/meters"), api.get("/v1/meters"))[1],
     ),
     "BACKLOG_FULL": ({"BACKLOG_MAX_ENTRIES": "0"}, lambda api: api.send(METER, ONE)),
     "STREAM_UNAVAILABLE": (
@@ -154,6 +181,12 @@ def test_a_key_for_something_else_is_refused_and_counted(api: Api, key: MakeKey)
     problem = refused(reader.send(METER, ONE), "SCOPE_MISSING")
     assert problem["detail"] == "This needs a key with the scope ingest."
     assert counted("energy_requests_refused_total", code="SCOPE_MISSING") == before + 1
+
+
+def test_what_shows_its_own_end_may_come_in_chunks(api: Api) -> None:
+    assert in_chunks(api, ONE, "application/json").status_code == 202
+    packed = in_chunks(api, gzip.compress(ONE), NDJSON, **{"Content-Encoding": "gzip"})
+    assert packed.status_code == 202
 
 
 def test_every_code_of_a_request_is_produced_here() -> None:
@@ -205,7 +238,8 @@ def test_every_code_is_documented_and_every_documented_code_exists() -> None:
 @pytest.mark.parametrize("code", REQUEST_REFUSALS)
 def test_the_docs_tell_a_sender_the_status_and_what_to_do(code: str) -> None:
     status, _ = REQUEST_REFUSALS[code]
-    what_to_do = "send again" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "correct"
+    again = status >= HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.TOO_MANY_REQUESTS
+    what_to_do = "send again" if again else "correct"
     assert sections()[code].lstrip().startswith(f"`{status}`, {what_to_do}. ")
 
 

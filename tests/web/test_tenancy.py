@@ -18,6 +18,7 @@ from tests.factories import (
     rows,
     vehicle_reading,
 )
+from tests.web.alarming import alarmed
 from tests.web.calls import Api, accepted, refused
 
 DAY = {"from_at": at(0).isoformat(), "to_at": at(24).isoformat()}
@@ -49,7 +50,7 @@ def call(api: Api, method: str, path: str) -> TestResponse:
 def lists(app: Flask) -> list[str]:
     """Every address of the API that lists devices."""
     rules = [rule.rule for rule in app.url_map.iter_rules() if not rule.arguments]
-    return [rule for rule in rules if rule.startswith("/v1/")]
+    return [r for r in rules if r.startswith("/v1/") and not r.startswith("/v1/analytics/rules")]
 
 
 @pytest.fixture
@@ -65,10 +66,11 @@ def theirs(other_admin: Api) -> Api:
     hook = {"url": "https://93.184.216.34/"}
     assert other_admin.post("/v1/webhooks", hook).status_code == 201
     roll_up(NEXT_MIDNIGHT)
+    alarmed(other_admin)
     return other_admin
 
 
-def test_another_fleets_device_is_unknown_at_every_address(
+def test_row_46_another_fleets_device_is_unknown_at_every_address(
     app: Flask, api: Api, theirs: Api
 ) -> None:
     for method, path in device_paths(app):
@@ -84,10 +86,18 @@ def test_an_unknown_and_a_foreign_device_cannot_be_told_apart(
         assert foreign.text == unknown.text.replace("-404", "-001")
 
 
+TOTALS = "/v1/analytics/fleet"
+
+
 def test_another_fleets_devices_are_in_no_list(app: Flask, api: Api, theirs: Api) -> None:
     for path in lists(app):
-        assert len(theirs.get(path).json["items"]) == 1, path
-        assert api.get(path).json == {"items": [], "next": None}
+        if path != TOTALS:
+            assert len(theirs.get(path).json["items"]) == 1, path
+            assert api.get(path).json == {"items": [], "next": None}
+
+
+def test_another_fleets_vehicles_are_in_no_total(api: Api, theirs: Api) -> None:
+    assert (theirs.get(TOTALS).json["vehicles"], api.get(TOTALS).json["vehicles"]) == (1, 0)
 
 
 def test_another_fleets_assignment_cannot_be_taken_back(api: Api, theirs: Api) -> None:
@@ -117,7 +127,7 @@ def test_a_cursor_of_another_fleet_shows_nothing_of_it(api: Api, theirs: Api) ->
     assert [d["meterId"] for d in api.get("/v1/meters", cursor=cursor).json["items"]] == ["zz"]
 
 
-def test_the_same_device_id_in_two_fleets_does_not_mix(api: Api, theirs: Api) -> None:
+def test_row_46_the_same_device_id_in_two_fleets_does_not_mix(api: Api, theirs: Api) -> None:
     accepted(api.send(METER, meter_reading(timestamp=at(12), kwhConsumedAc=7, voltage=1)))
     accepted(api.send(VEHICLE, vehicle_reading(timestamp=at(12), kwhDeliveredDc=5, soc=1)))
     flush_all()

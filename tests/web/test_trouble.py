@@ -54,7 +54,7 @@ def test_without_a_stream_nothing_is_promised(api: Api, monkeypatch: pytest.Monk
     assert time.monotonic() - began < 2.5
 
 
-def test_a_stream_that_goes_away_is_noticed_and_one_that_comes_back_too(
+def test_row_05_a_stream_that_goes_away_is_noticed_and_one_that_comes_back_too(
     api: Api, servers: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(admission, "LOOK_SECONDS", 3600)  # the door has looked just before
@@ -68,7 +68,7 @@ def test_a_stream_that_goes_away_is_noticed_and_one_that_comes_back_too(
 
 
 @pytest.mark.parametrize("looked_seconds_ago", [0.0, 3600.0], ids=["at a look", "at the promise"])
-def test_a_stream_that_hangs_is_given_up_soon(
+def test_row_07_a_stream_that_hangs_is_given_up_soon(
     api: Api, stream_server: redis.Redis, monkeypatch: pytest.MonkeyPatch, looked_seconds_ago: float
 ) -> None:
     accepted(api.send(METER, meter_reading()))
@@ -98,7 +98,7 @@ def test_a_stream_that_became_a_replica_is_unavailable(
     accepted(api.send(METER, meter_reading()))
 
 
-def test_a_stream_that_cannot_write_its_file_is_unavailable(
+def test_row_10_a_stream_that_cannot_write_its_file_is_unavailable(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream, "pressure", lambda _: Pressure(0, 0.0, writable=False))
@@ -134,7 +134,7 @@ def test_a_stream_that_fills_up_between_two_looks_promises_nothing(
     assert waiting() == 1
 
 
-def test_a_full_stream_can_be_drained_and_is_open_again(
+def test_row_09_a_full_stream_can_be_drained_and_is_open_again(
     api: Api, stream_server: redis.Redis
 ) -> None:
     flush_all()
@@ -205,7 +205,7 @@ def test_a_doorbell_rings_for_the_first_of_many_requests(api: Api, broker: redis
     assert broker.llen("celery:flush") == 3
 
 
-def test_without_a_broker_readings_are_accepted_and_stored(
+def test_row_08_without_a_broker_readings_are_accepted_and_stored(
     api: Api, broker: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_url(monkeypatch, "CELERY_BROKER_URL", nowhere())

@@ -1,7 +1,7 @@
 """webhooks
 
-Revision ID: 0004
-Revises: 0001
+Revision ID: 0005
+Revises: 0004
 
 Outgoing webhooks: endpoints, events, deliveries. docs/webhooks.md says what they promise.
 """
@@ -12,8 +12,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision = "0004"
-down_revision = "0001"
+revision = "0005"
+down_revision = "0004"
 branch_labels = None
 depends_on = None
 

@@ -1,0 +1,76 @@
+"""Charging or idle, step by step: numbers worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from models.clock import HOUR_US
+from workers import charging
+from workers.charging import Split, Step
+from workers.energy import Span
+
+MINUTE_US = 60_000_000
+
+
+def step(minute: float, minutes: float, ac_kwh: float, dc_kwh: float) -> Step:
+    begin = round(minute * MINUTE_US)
+    ends = [begin, begin + round(minutes * MINUTE_US)]
+    return charging.steps(ends, [7.0, 7.0 + ac_kwh], [3.0, 3.0 + dc_kwh])[0]
+
+
+def test_borders_are_the_clocks_five_minutes_and_the_ends() -> None:
+    span = Span(2 * MINUTE_US, 15 * MINUTE_US)
+    assert [at / MINUTE_US for at in charging.borders(span)] == [2, 5, 10, 15]
+
+
+def test_a_span_that_begins_on_a_border_has_it_once() -> None:
+    span = Span(5 * MINUTE_US, 11 * MINUTE_US)
+    assert [at / MINUTE_US for at in charging.borders(span)] == [5, 10, 11]
+
+
+def test_steps_are_differences_of_both_registers() -> None:
+    found = charging.steps([0, 300, 600], [10.0, 10.5, 10.5], [5.0, 5.4, 5.4])
+    assert [(s.span, pytest.approx(s.ac_kwh), pytest.approx(s.dc_kwh)) for s in found] == [
+        (Span(0, 300), 0.5, 0.4),
+        (Span(300, 600), 0.0, 0.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("minutes", "dc_kwh", "charging"),
+    [(5, 0.016, False), (5, 0.017, True), (1, 0.0033, False), (1, 0.0034, True), (5, 0.0, False)],
+)
+def test_more_than_200_watts_into_the_battery_is_charging(
+    minutes: float, dc_kwh: float, charging: bool
+) -> None:
+    # 0.2 kW for five minutes is 0.01667 kWh.
+    assert step(0, minutes, 0.0, dc_kwh).charging is charging
+
+
+def test_standby_is_told_from_conversion() -> None:  # S29, in short
+    """Two hours at 7.88 kW AC, 7 kW DC; 22 hours of 15 W: 0.33 kWh."""
+    steps = [step(5 * n, 5, 7.88 / 12, 7 / 12) for n in range(24)]
+    steps += [step(5 * n, 5, 0.015 / 12, 0.0) for n in range(24, 288)]
+    assert charging.split(steps) == Split(
+        charging_ac_kwh=pytest.approx(15.76),
+        charging_dc_kwh=pytest.approx(14.0),
+        charging_hours=pytest.approx(2.0),
+        charging_sessions=1,
+        idle_ac_kwh=pytest.approx(0.33),
+        idle_hours=pytest.approx(22.0),
+    )
+
+
+@pytest.mark.parametrize(("pause", "sessions"), [(0, 1), (2, 1), (3, 2), (30, 2)])
+def test_a_pause_of_fifteen_minutes_ends_a_session(pause: int, sessions: int) -> None:
+    kinds = [0.5] * 4 + [0.0] * pause + [0.5] * 4 + [0.0] * 4
+    steps = [step(5 * n, 5, dc, dc) for n, dc in enumerate(kinds)]
+    found = charging.sessions(steps)
+    assert len(found) == sessions
+    assert (found[0].from_us, found[-1].to_us) == (0, (8 + pause) * 5 * MINUTE_US)
+
+
+def test_a_window_without_charging_is_all_idle() -> None:
+    idle = Split(0, 0, 0, 0, pytest.approx(0.1), 1.0)
+    assert charging.split([step(0, 60, 0.1, 0.0)]) == idle
+    assert step(0, 60, 0.1, 0.0).span.to_us == HOUR_US
