@@ -361,3 +361,19 @@ def test_a_prefix_of_the_past_is_judged_as_it_was() -> None:
         end: datetime = past[length - 1].ended_at
         expected = [(s.rule, s.opened_at) for s in whole.spans if s.opened_at <= end]
         assert [(s.rule, s.opened_at) for s in judge(past[:length]).spans] == expected
+
+
+def test_s36_the_rule_opens_at_the_seventh_and_dates_it_to_the_third(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    series = [0.3, -0.5, -2, -2.5, -3, -4, -4, -0.9, -0.9, 0.0]
+    judged = rules.Efficiency(DEFAULTS)
+    judged._model = model.Model((1 / 0.94, 0.25, 0.06, 0.1), sigma_pts=1.0)
+    for evaluation, z in zip(qualified(daily([0.915] * 10), DEFAULTS), series, strict=True):
+        monkeypatch.setattr(model.Model, "residual_pts", lambda _, __, z=z: z)
+        judged.step(evaluation)
+    (span,) = judged.shift.spans
+    assert (span.opened_at, span.since) == (MIDNIGHT + 6 * DAY, MIDNIGHT + 2 * DAY)
+    assert (span.evidence[0].value, span.evidence[0].z) == (10.5, -4)
+    assert span.cleared_at == MIDNIGHT + 8 * DAY  # two with z > -1
+    assert judged.baseline().cusum == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -481,3 +482,26 @@ def _try(fleet: int, alarm_id: int, action: str, now: datetime) -> None:
             book.act(conn, row, action, who="Ada", note=None, now=now, until=until)
         except lifecycle.NotPossible:
             return
+
+
+def test_lists_are_read_by_index(fleet: int, other_fleet: int) -> None:
+    execute(
+        "INSERT INTO alarms (fleet_id, vehicle_key, vehicle_id, rule, severity, state, stale,"
+        " first_opened_at, opened_at, since, last_evaluated_at, value, threshold, avoidable_kwh,"
+        " evidence, occurrences)"
+        " SELECT 1 + n % 2, n, 'vehicle-' || n, 'EFFICIENCY_LOW', 'warning',"
+        "  CASE WHEN n % 100 = 0 THEN 'open' ELSE 'resolved' END, false,"
+        "  now(), now(), now(), now(), 0.8, 0.85, 1, '[]', 1 FROM generate_series(1, 5000) AS n"
+    )
+    execute("ANALYZE alarms")
+    for query, index in (
+        ("SELECT * FROM alarms WHERE fleet_id = 1 ORDER BY id DESC LIMIT 100", "alarms_(fleet|pk)"),
+        ("SELECT * FROM alarms WHERE state <> 'resolved' AND id > 9 ORDER BY id LIMIT 9",
+         "alarms_unresolved_idx"),
+        ("SELECT rule FROM alarms WHERE vehicle_key = ANY ('{1,2}') AND state <> 'resolved'",
+         "alarms_one_open_idx"),
+        ("SELECT * FROM alarms WHERE vehicle_key = 7 ORDER BY id", "alarms_vehicle_idx"),
+    ):  # fmt: skip
+        plan = "\n".join(row["QUERY PLAN"] for row in rows(f"EXPLAIN {query}"))
+        assert re.search(f"Index (Only )?Scan.* (using|on) {index}", plan), plan
+        assert "Seq Scan" not in plan
