@@ -18,7 +18,7 @@ QUEUE_NAMES = (QUEUE_FLUSH, QUEUE_ROLLUP, QUEUE_MAINTENANCE, QUEUE_WEBHOOKS)
 #: Seconds between two looks for readings whose doorbell was lost.
 SWEEP_SECONDS = 1.0
 #: Seconds between two searches for charging episodes, the alarms' evidence.
-EPISODES_SECONDS = 60.0
+EPISODES_SECONDS = 20.0
 #: Seconds between two looks at the calendar of partitions.
 PARTITIONS_SECONDS = 3600.0
 #: Seconds between two looks for webhooks that are due, and for old ones to forget.
@@ -27,7 +27,7 @@ PRUNE_WEBHOOKS_SECONDS = 3600.0
 #: Seconds between two looks whether what was accepted is all accounted for.
 CONSERVATION_SECONDS = 10.0
 ROLLUP_SECONDS = float(os.environ.get("ROLLUP_INTERVAL_SECONDS", "10"))
-ALARM_SECONDS = float(os.environ.get("ALARM_INTERVAL_SECONDS", "60"))
+ALARM_SECONDS = float(os.environ.get("ALARM_INTERVAL_SECONDS", "30"))
 
 # --- the broker ---------------------------------------------------------------------------------
 # A Redis of its own (or RabbitMQ): the stream's Redis may be full while workers must go on.

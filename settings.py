@@ -90,7 +90,7 @@ def load() -> Settings:
         key_readings_per_second=env.float("KEY_READINGS_PER_SECOND", 0.0),
         slow_sender_seconds=env.float("SLOW_SENDER_SECONDS", 40.0),
         rollup_interval_seconds=env.float("ROLLUP_INTERVAL_SECONDS", 10.0),
-        alarm_interval_seconds=env.float("ALARM_INTERVAL_SECONDS", 60.0),
+        alarm_interval_seconds=env.float("ALARM_INTERVAL_SECONDS", 30.0),
         alarm_floor_pct=env.float("ALARM_FLOOR_PCT", 85.0),
         alarm_drop_pts=env.float("ALARM_DROP_PTS", 5.0),
         alarm_cusum_k=env.float("ALARM_CUSUM_K", 1.0),

@@ -98,6 +98,7 @@ class AlarmSchema(Schema):
     deltaPts = _number("Efficiency minus baseline, points of the AC energy")
     z = _number("The last residual, standard deviations; negative is worse")
     avoidableKwh = _number("Energy lost beyond what is usual since it opened, kWh", null=False)
+    avoidableCost = _number("avoidableKwh at TARIFF_PER_KWH; null when none is set")
     occurrences = fields.Integer(required=True)
     reopenedFrom = fields.Integer(required=True, allow_none=True)
     incident = _text()

@@ -20,8 +20,9 @@ from sqlalchemy import Row
 import settings
 from models.kinds import METER, VEHICLE, Kind
 from workers import savings
+from workers.alarms.source import in_force
 from workers.performance import RegisterEnergy
-from workers.quality import FLOORS, SKEW_SECONDS
+from workers.quality import SKEW_SECONDS
 
 #: What an operator should make of a vehicle.
 STATES = ["ok", "watch", "alarm", "stale", "unknown", "idle"]
@@ -437,8 +438,8 @@ def _threshold(row: Mapping[str, Any]) -> dict[str, Any] | None:
     power_kw = savings.mean_power_kw(row)
     if power_kw is None:
         return None
-    name, pct = next((n, p) for least, n, p in FLOORS if power_kw >= least)
-    return {"pct": pct, "class": name}
+    limits = in_force()
+    return {"pct": round(100 * limits.floor_at(power_kw), 2), "class": limits.class_at(power_kw)}
 
 
 def _flags(row: Mapping[str, Any]) -> list[str]:

@@ -32,9 +32,6 @@ _DEMANDS = {
     HIGH: Demand(95.0, 5.0, 0.02, 90.0, frozenset({"JUMP", "REBASE"})),
     MEDIUM: Demand(75.0, 2.0, 0.06, 0.0),
 }
-#: Least mean AC power (kW), class and lowest healthy efficiency (%): what runs beside the charging
-#: weighs more at low power (ADAC 2022: healthy cars reach 90-94 % at 11 kW, 76-87 % at 2.3 kW).
-FLOORS = ((5.0, ">=5kW", 85.0), (3.0, "3-5kW", 80.0), (0.0, "<3kW", 72.0))
 #: A clock further off than this is worth a flag, seconds.
 SKEW_SECONDS = 120.0
 #: A device whose quickest sample took longer than this did not send live: no clock is judged by it.

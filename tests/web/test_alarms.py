@@ -35,6 +35,17 @@ def test_an_alarm_says_what_it_stands_on(admin: Api) -> None:
     assert item["since"] < item["openedAt"]
 
 
+def test_money_is_shown_when_a_tariff_is_set(admin: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    alarmed(admin)
+    without = admin.get(ONE).json
+    monkeypatch.setenv("TARIFF_PER_KWH", "0.5")
+    settings.load.cache_clear()
+    alarm = admin.get(ONE).json
+    settings.load.cache_clear()
+    assert (without["avoidableCost"], without["avoidableKwh"] > 0) == (None, True)
+    assert alarm["avoidableCost"] == round(alarm["avoidableKwh"] * 0.5, 2)
+
+
 def test_lists_can_be_narrowed(admin: Api) -> None:
     alarmed(admin)
     alarmed(admin, 0.70, "vehicle-002")  # critical

@@ -57,11 +57,6 @@ def _deliver(
         vehicle_id=subject,
         **{name: payload["alarm"][name] for name in ("id", "rule", "severity", "state")},
     )
-    told = msgspec.to_builtins({_camel(name): value for name, value in payload.items()})
-    webhooks.enqueue(conn, fleet_id=fleet_id, event_type=event_type, subject=subject, payload=told)
-
-
-def _camel(name: str) -> str:
-    """A column's name as the API spells it."""
-    first, *rest = name.split("_")
-    return first + "".join(word.title() for word in rest)
+    webhooks.enqueue(
+        conn, fleet_id=fleet_id, event_type=event_type, subject=subject, payload=payload
+    )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import settings
+
 #: Public name -> column, of everything an alarm shows.
 _SHOWN = {
     "id": "id",
@@ -43,8 +45,10 @@ _SHOWN = {
 
 
 def shown(row: Mapping[str, Any]) -> dict[str, Any]:
-    """An alarm's row under its public names."""
-    return named(_SHOWN, row)
+    """An alarm's row under its public names, and what its energy cost, if there is a tariff."""
+    tariff = settings.load().tariff_per_kwh
+    cost = None if tariff is None else round(row["avoidable_kwh"] * tariff, 2)
+    return {**named(_SHOWN, row), "avoidableCost": cost}
 
 
 def named(names: Mapping[str, str], row: Mapping[str, Any]) -> dict[str, Any]:

@@ -88,6 +88,13 @@ class Thresholds:
             return self.floor_low_power
         return self.floor if power_kw >= self.high_power_kw else self.floor_medium_power
 
+    def class_at(self, power_kw: float) -> str:
+        """The class of this mean AC power, as `floor_at` tells them apart."""
+        low, high = f"{self.low_power_kw:g}", f"{self.high_power_kw:g}"
+        if power_kw < self.low_power_kw:
+            return f"<{low}kW"
+        return f">={high}kW" if power_kw >= self.high_power_kw else f"{low}-{high}kW"
+
     def changed(self, *, floor: float | None = None, **others: Any) -> Thresholds:
         """With other numbers; a floor moves those of lower powers by as many points."""
         if floor is not None:
