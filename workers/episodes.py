@@ -182,6 +182,6 @@ def _day(day: date, row: Mapping[str, Any]) -> DayRow:
         idle_hours=row["idle_hours"] or 0.0,
         charging_hours=row["charging_hours"] or 0.0,
         confidence=row["confidence"],
-        ac_events=row["ac_events"],
-        dc_events=row["dc_events"],
+        ac_events=dict(row["ac_events"]),
+        dc_events=dict(row["dc_events"]),
     )

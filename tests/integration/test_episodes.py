@@ -152,3 +152,12 @@ def test_hours_far_apart_are_looked_at_by_themselves() -> None:
     hours = [at(0), at(5), at(100), at(3)]
     assert list(episodes._spells(hours)) == [(at(0), at(5)), (at(100), at(100))]
     assert timedelta(hours=95) > episodes.REACH
+
+
+def test_a_day_says_what_its_registers_showed(fleet: int) -> None:
+    send(fleet, 0, 24.5)
+    glitch = register(METER, [(at(12) + timedelta(seconds=30), 0.0)])
+    post_to_stream(METER, fleet, glitch)
+    found(at(25))
+    (day,) = rows("SELECT * FROM vehicle_days WHERE day = :day", day=date(2026, 1, 10))
+    assert (day["ac_events"], day["dc_events"]) == ({"GLITCH": 1}, {})
