@@ -295,8 +295,14 @@ def _read_columns(names: Iterable[str], table: str) -> sql.Composed:
     """Instants as microseconds: exact, and cheaper to read than timestamps."""
     micros = sql.SQL("(date_part('epoch', {}) * 1e6)::int8")
     read = [sql.Identifier(table, name) for name in names]
+    # A flat line is two ends: most hours of a parked car.
+    flat = sql.SQL("CASE WHEN {} = 0 THEN '{{}}' ELSE {} END")
+    energy = sql.Identifier(table, "energy_kwh")
+    special = {"first_at": micros, "last_at": micros}
     return sql.SQL(", ").join(
-        micros.format(column) if name in {"first_at", "last_at"} else column
+        flat.format(energy, column)
+        if name == "line_kwh"
+        else special.get(name, sql.SQL("{}")).format(column)
         for name, column in zip(names, read, strict=True)
     )
 

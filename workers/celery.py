@@ -26,3 +26,4 @@ def _settle(**_: Any) -> None:
     """What is loaded by now stays: the collector need not walk it whenever a batch grows."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000, 20, 50)

@@ -6,7 +6,7 @@ steps is what standby, leakage and preconditioning cost; the rest of the loss is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from operator import gt, sub
 from typing import NamedTuple
 
@@ -42,10 +42,24 @@ class Split(NamedTuple):
     idle_hours: float
 
 
-def borders(span: Span) -> list[int]:
-    """The span's ends and all five-minute borders (of the UTC clock) between them, µs."""
-    first = span.from_us // BORDER_US * BORDER_US + BORDER_US
-    return [span.from_us, *range(first, span.to_us, BORDER_US), span.to_us]
+#: A step is at most two halves of hours and what lies between them: less than this in each of
+#: the three cannot be charging.
+STILL_KWH = CHARGING_KW * BORDER_US / HOUR_US / 3
+
+
+def borders(span: Span, moving: Iterable[Span]) -> list[int]:
+    """The span's ends, and the five-minute borders (of the UTC clock) in it that matter, µs.
+
+    Those in and around `moving`, ascending spans outside of which no step can be charging: how an
+    idle stretch is cut changes no sum.
+    """
+    found, reached_us = [span.from_us], span.from_us + 1
+    for part in moving:
+        first = max(part.from_us // BORDER_US * BORDER_US, -(-reached_us // BORDER_US) * BORDER_US)
+        last = min(-(-part.to_us // BORDER_US) * BORDER_US, span.to_us - 1)
+        found += range(first, last + 1, BORDER_US)
+        reached_us = max(reached_us, found[-1] + 1)
+    return [*found, span.to_us]
 
 
 def steps(instants: Sequence[int], ac_kwh: Sequence[float], dc_kwh: Sequence[float]) -> list[Step]:

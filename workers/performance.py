@@ -367,7 +367,8 @@ def _compared(vehicle: Vehicle, covered_pct: float) -> dict[str, Any]:
 
 
 def _steps(vehicle: Vehicle) -> list[charging.Step]:
-    instants = charging.borders(vehicle.span)
+    moving = [s for t in vehicle.dc.timelines for s in t.moving(charging.STILL_KWH)]
+    instants = charging.borders(vehicle.span, moving)
     ac_kwh, dc_kwh = vehicle.ac.kwh_at(instants), vehicle.dc.kwh_at(instants)
     return charging.steps(instants, ac_kwh, dc_kwh)
 

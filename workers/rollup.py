@@ -36,7 +36,7 @@ WINDOW = timedelta(hours=24)  # exactly 86,400 s, never a local day
 #: admits.
 DIRTY_BITE = 20_000
 #: Vehicles summarised per transaction.
-VEHICLE_PAGE = 500
+VEHICLE_PAGE = 200
 #: A vehicle that sends nothing is summarised again after this long: its window has moved.
 SUMMARY_AGE = timedelta(seconds=60)
 #: A tick stops summarising after this long. In a fleet too large for that, each summary is renewed

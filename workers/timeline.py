@@ -10,7 +10,7 @@ from bisect import bisect_right, insort
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from math import inf
 
 from models.clock import SECOND_US, to_us
@@ -131,6 +131,23 @@ class Timeline:
         steps += [b.first_us - a.last_us for a, b in seams]
         return round(max(steps)) if self.samples >= _COUNTED else None
 
+    def moving(self, least_kwh: float) -> Iterator[Span]:
+        """The hours, and the steps between them, in which more than `least_kwh` flowed."""
+        knots = [(to_us_, kwh) for hour in self.hours for to_us_, kwh in self._ends_of(hour)]
+        begin, end = (self.around[at] for at in (self.span.from_us - 1, self.span.to_us))
+        before, after = _before(begin), _after(end)
+        if before is not None:
+            knots.insert(0, (before.at_us, self.unrolled_kwh(before)))
+        if after is not None and end.step_kwh is not None and knots:
+            knots.append((after.at_us, knots[-1][1] + end.step_kwh))
+        for (a_us, a_kwh), (b_us, b_kwh) in pairwise(knots):
+            if b_kwh - a_kwh > least_kwh:
+                yield Span(a_us, b_us)
+
+    def _ends_of(self, hour: Hour) -> tuple[tuple[int, float], tuple[int, float]]:
+        base_kwh = self.unrolled_kwh(Sample(hour.first_us, hour.first_kwh))
+        return (hour.first_us, base_kwh), (hour.last_us, base_kwh + hour.energy_kwh)
+
     def kwh_at(self, instants: Sequence[int]) -> list[float]:
         """The unrolled value at each of these ascending instants, which the line must cover.
 
@@ -158,12 +175,12 @@ class Timeline:
         return knots
 
     def _knots_of(self, hour: Hour) -> list[tuple[int, float]]:
-        first_us, last_us = hour.first_us, hour.last_us
-        base_kwh = self.unrolled_kwh(Sample(first_us, hour.first_kwh))
-        borders = range((first_us // BORDER_US + 1) * BORDER_US, last_us + 1, BORDER_US)
-        reached = [base_kwh + kwh for kwh in hour.line_kwh]
-        line = zip(borders, reached, strict=True)
-        return [(first_us, base_kwh), *line, (last_us, base_kwh + hour.energy_kwh)]
+        first, last = self._ends_of(hour)
+        if not hour.line_kwh:
+            return [first, last]
+        borders = range((first[0] // BORDER_US + 1) * BORDER_US, last[0] + 1, BORDER_US)
+        reached = [first[1] + kwh for kwh in hour.line_kwh]
+        return [first, *zip(borders, reached, strict=True), last]
 
 
 def _interpolated(knots: Sequence[tuple[int, float]], instant: int) -> float:

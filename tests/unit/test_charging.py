@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+from typing import Any
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from models.clock import HOUR_US
 from workers import charging
@@ -20,12 +25,40 @@ def step(minute: float, minutes: float, ac_kwh: float, dc_kwh: float) -> Step:
 
 def test_borders_are_the_clocks_five_minutes_and_the_ends() -> None:
     span = Span(2 * MINUTE_US, 15 * MINUTE_US)
-    assert [at / MINUTE_US for at in charging.borders(span)] == [2, 5, 10, 15]
+    assert [at / MINUTE_US for at in charging.borders(span, [span])] == [2, 5, 10, 15]
 
 
 def test_a_span_that_begins_on_a_border_has_it_once() -> None:
     span = Span(5 * MINUTE_US, 11 * MINUTE_US)
-    assert [at / MINUTE_US for at in charging.borders(span)] == [5, 10, 11]
+    assert [at / MINUTE_US for at in charging.borders(span, [span])] == [5, 10, 11]
+
+
+def test_borders_far_from_any_charge_are_left_out() -> None:
+    span, minute = Span(0, 24 * HOUR_US), MINUTE_US
+    moving = [Span(61 * minute, 62 * minute), Span(62 * minute, 71 * minute)]
+    found = [at // minute for at in charging.borders(span, moving)]
+    assert found == [0, 60, 65, 70, 75, 24 * 60]
+    assert charging.borders(span, []) == [span.from_us, span.to_us]
+
+
+@given(st.lists(st.sampled_from([0.0, 0.001, 0.004, 0.03, 0.5]), min_size=1, max_size=60))
+def test_what_is_left_out_changes_no_sum(dc_steps: list[float]) -> None:
+    span = Span(0, len(dc_steps) * 5 * MINUTE_US)
+    dc = [0.0, *accumulate(dc_steps)]
+    ac = [n * 0.01 + 1.1 * kwh for n, kwh in enumerate(dc)]
+    spans = [Span(5 * n * MINUTE_US, 5 * (n + 1) * MINUTE_US) for n in range(len(dc_steps))]
+    moving = [s for s, kwh in zip(spans, dc_steps, strict=True) if kwh > charging.STILL_KWH]
+
+    def found(instants: list[int]) -> Any:
+        places = [at // (5 * MINUTE_US) for at in instants]
+        steps = charging.steps(instants, [ac[p] for p in places], [dc[p] for p in places])
+        return charging.split(steps), charging.sessions(steps)
+
+    some = charging.borders(span, moving)
+    (split, sessions), expected = found(some), found(charging.borders(span, [span]))
+    assert split == pytest.approx(expected[0])
+    assert sessions == expected[1]
+    assert len(some) <= 2 + 2 * len(moving)
 
 
 def test_steps_are_differences_of_both_registers() -> None:
