@@ -189,6 +189,7 @@ class Engine(RuleBasedStateMachine):
             return
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(stream, "CLAIM_IDLE_MS", 0)
+            patch.setattr(stream, "SUSPECT_IDLE_MS", 0)
             for kind in KINDS.values():
                 flush.flush(kind, "last")
         rollup.tick(self.now)
