@@ -35,7 +35,8 @@ _INSTANT = DateTime(timezone=True)
 # `line_kwh` is the register at each five-minute border in (first_at, last_at], as energy since the
 # hour's first sample: what tells charging from standing idle. A gap is a step of more than five
 # minutes (`gaps_from`, `gaps_to`: its samples). `uncertain_kwh` may have flowed unseen.
-# `lag_min_seconds` is the quickest way of a sample from the device's clock to ours.
+# `lag_min_seconds` and `lag_max_seconds` are the quickest and the slowest way of a sample from the
+# device's clock to ours.
 
 
 class MeterEnergyHourly(Base):
@@ -58,6 +59,7 @@ class MeterEnergyHourly(Base):
     max_gap_seconds: Mapped[float] = mapped_column(Double, server_default="0")
     uncertain_kwh: Mapped[float] = mapped_column(Double, server_default="0")
     lag_min_seconds: Mapped[float | None] = mapped_column(Double)
+    lag_max_seconds: Mapped[float | None] = mapped_column(Double)
 
 
 class VehicleEnergyHourly(Base):
@@ -80,6 +82,7 @@ class VehicleEnergyHourly(Base):
     max_gap_seconds: Mapped[float] = mapped_column(Double, server_default="0")
     uncertain_kwh: Mapped[float] = mapped_column(Double, server_default="0")
     lag_min_seconds: Mapped[float | None] = mapped_column(Double)
+    lag_max_seconds: Mapped[float | None] = mapped_column(Double)
     battery_temp_sum_c: Mapped[float] = mapped_column(Double)
     battery_temp_min_c: Mapped[float] = mapped_column(Double)
     battery_temp_max_c: Mapped[float] = mapped_column(Double)

@@ -57,6 +57,7 @@ class Hour(NamedTuple):
     max_gap_seconds: float
     uncertain_kwh: float
     lag_min_seconds: float | None
+    lag_max_seconds: float | None
     #: Of vehicles; else None.
     temperatures: Temperatures | None
     soc_first_pct: float | None
@@ -101,7 +102,8 @@ _SUMMARY: LiteralString = """
                FILTER (WHERE seconds > {gap}), '{{}}') AS gaps_to,
            coalesce(max(seconds), 0)::float8 AS max_gap_seconds,
            coalesce(sum(uncertain_kwh ORDER BY recorded_at), 0) AS uncertain_kwh,
-           min(extract(epoch FROM received_at - recorded_at))::float8 AS lag_min_seconds
+           min(extract(epoch FROM received_at - recorded_at))::float8 AS lag_min_seconds,
+           max(extract(epoch FROM received_at - recorded_at))::float8 AS lag_max_seconds
            {raw_vehicles}
     FROM steps
 """
@@ -182,6 +184,7 @@ _COLUMNS = (
     "max_gap_seconds",
     "uncertain_kwh",
     "lag_min_seconds",
+    "lag_max_seconds",
 )
 _VEHICLE_COLUMNS = (
     "battery_temp_sum_c",

@@ -128,7 +128,7 @@ def performance_of(vehicle_id: str, fleet: int | None = None) -> Row:
 
 def content(kind: Kind, table: Table) -> list[Row]:
     """What one of the kind's tables holds, by the devices' own ids; not when it came in."""
-    left_out = {"id", "device_key", "received_at", "lag_min_seconds"}
+    left_out = {"id", "device_key", "received_at", "lag_min_seconds", "lag_max_seconds"}
     columns = [column for column in table.columns if column.name not in left_out]
     owned = kind.devices.c.key == table.c.device_key
     query = select(kind.devices.c.device_id, *columns).join(kind.devices, owned)

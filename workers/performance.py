@@ -160,7 +160,7 @@ class Side:
             conflicts=self.conflicts,
             last_at=None if last_us is None else from_us(last_us),
             lag_seconds=None if last_us is None else (window.to_us - last_us) / SECOND_US,
-            skew_seconds=skew_seconds(hours[-1].lag_min_seconds) if hours else None,
+            skew_seconds=skew_seconds(hours[-1]) if hours else None,
         )
 
 

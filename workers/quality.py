@@ -11,6 +11,7 @@ from datetime import datetime
 
 import msgspec
 
+from models.hours import Hour
 from workers.energy import Span
 
 HIGH, MEDIUM, LOW, NONE = "high", "medium", "low", "none"
@@ -34,8 +35,9 @@ _DEMANDS = {
 }
 #: A clock further off than this is worth a flag, seconds.
 SKEW_SECONDS = 120.0
-#: A device whose quickest sample took longer than this did not send live: no clock is judged by it.
-LIVE_SECONDS = 3_600.0
+#: A device sends live when the samples of its newest hour, so many at least, all took the same time
+#: to come, within so many seconds. Others may be late for any reason: no clock is judged by them.
+LIVE_SAMPLES, LIVE_SPREAD_SECONDS = 5, 60.0
 
 _NOISE = 1e-9
 
@@ -106,8 +108,9 @@ class Quality(msgspec.Struct, frozen=True, rename="camel"):
     skew_seconds: float | None
 
 
-def skew_seconds(lag_min_seconds: float | None) -> float | None:
-    """The clock's error, from the quickest way of a sample within an hour."""
-    if lag_min_seconds is None or abs(lag_min_seconds) > LIVE_SECONDS:
+def skew_seconds(hour: Hour) -> float | None:
+    """How much the clock was behind in an hour: the quickest way of a sample to us."""
+    quickest, slowest = hour.lag_min_seconds, hour.lag_max_seconds
+    if quickest is None or slowest is None or hour.samples < LIVE_SAMPLES:
         return None
-    return round(lag_min_seconds, 1)
+    return round(quickest, 1) if slowest - quickest <= LIVE_SPREAD_SECONDS else None

@@ -32,6 +32,7 @@ def _hour_columns() -> list[sa.Column]:
         sa.Column("max_gap_seconds", sa.Double(), server_default="0", nullable=False),
         sa.Column("uncertain_kwh", sa.Double(), server_default="0", nullable=False),
         sa.Column("lag_min_seconds", sa.Double(), nullable=True),
+        sa.Column("lag_max_seconds", sa.Double(), nullable=True),
     ]
 
 

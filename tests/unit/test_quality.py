@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from models.hours import Hour
 from workers import energy, quality
 from workers.energy import Piece, Sample, Span
 
@@ -114,11 +115,24 @@ def test_no_efficiency_no_confidence() -> None:
     assert quality.confidence(None, **GOOD) == "none"
 
 
+def hour(samples: int, lag_min: float | None, lag_max: float | None) -> Hour:
+    """An hour of which only the ways of its samples matter."""
+    return Hour(0, 0, 1, 1, 1, None, samples, [], [], [], 60, 0, lag_min, lag_max, None, None, None)
+
+
 @pytest.mark.parametrize(
-    ("lag", "skew"),
-    [(None, None), (0.04, 0.0), (301.26, 301.3), (-400.0, -400.0), (3600.1, None)],
+    ("samples", "lags", "skew"),
+    [
+        (60, (0.04, 1.2), 0.0),
+        (60, (301.26, 309.0), 301.3),  # S37: five minutes behind
+        (60, (-400.0, -398.5), -400.0),
+        (5, (300.0, 360.0), 300.0),
+        (4, (300.0, 300.0), None),  # too few to tell a wrong clock from a late batch
+        (60, (300.0, 3840.0), None),  # an hour that came at once, five minutes after its end
+        (60, (None, None), None),
+    ],
 )
 def test_only_a_device_that_sends_live_tells_of_its_clock(
-    lag: float | None, skew: float | None
+    samples: int, lags: tuple[float | None, float | None], skew: float | None
 ) -> None:
-    assert quality.skew_seconds(lag) == skew
+    assert quality.skew_seconds(hour(samples, *lags)) == skew
