@@ -39,9 +39,9 @@ DIRTY_BITE = 20_000
 VEHICLE_PAGE = 200
 #: A vehicle that sends nothing is summarised again after this long: its window has moved.
 SUMMARY_AGE = timedelta(seconds=60)
-#: A tick stops summarising after this long. In a fleet too large for that, each summary is renewed
-#: as often as the machine can, the oldest first, instead of each tick coming late.
-SUMMARY_SECONDS = 10.0
+#: A tick stops summarising after this long, to leave room for ingestion on a small machine. In a
+#: fleet too large for that, each summary is renewed as often as the machine can, the oldest first.
+SUMMARY_SECONDS = 4.0
 #: A tick stops taking further bites after this long; the next one goes on.
 TICK_SECONDS = 60.0
 
