@@ -34,6 +34,7 @@ from models.engine import transaction
 from models.kinds import KINDS as TABLES
 from stack.errors import StackError
 from workers import rollup
+from workers.celery import settle
 
 MINUTES = 24 * 60
 #: Never emptied.
@@ -74,6 +75,7 @@ class Day:
         readings = self._stage.rows = len(KINDS) * DEVICES * self._minutes
         say(f"rollup: {readings:,} readings by COPY")
         self._copy()
+        settle()  # as a worker does before it forks
         say("rollup: the first tick, which computes every hour")
         began = time.monotonic()
         hours = self._tick_until_clean(self._minutes)

@@ -22,7 +22,7 @@ def _partitions_first(**_: Any) -> None:
 
 
 @worker_before_create_process.connect
-def _settle(**_: Any) -> None:
+def settle(**_: Any) -> None:
     """What is loaded by now stays: the collector need not walk it whenever a batch grows."""
     gc.collect()
     gc.freeze()

@@ -7,6 +7,7 @@ steps is what standby, leakage and preconditioning cost; the rest of the loss is
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from operator import gt, sub
 from typing import NamedTuple
 
@@ -73,15 +74,12 @@ def steps(instants: Sequence[int], ac_kwh: Sequence[float], dc_kwh: Sequence[flo
 
 def sessions(steps: Sequence[Step]) -> list[Span]:
     """When the vehicle charged, each from its first charging step to the end of its last."""
-    found: list[Span] = []
-    for step in steps:
-        if not step.charging:
-            continue
-        if found and step.from_us - found[-1].to_us < PAUSE_US:
-            found[-1] = Span(found[-1].from_us, step.to_us)
-        else:
-            found.append(Span(step.from_us, step.to_us))
-    return found
+    charging = [step for step in steps if step.charging]
+    pauses = [
+        n for n, (a, b) in enumerate(pairwise(charging), 1) if b.from_us - a.to_us >= PAUSE_US
+    ]
+    runs = pairwise([0, *pauses, len(charging)]) if charging else ()
+    return [Span(charging[first].from_us, charging[end - 1].to_us) for first, end in runs]
 
 
 def split(steps: Sequence[Step]) -> Split:
