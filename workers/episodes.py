@@ -36,8 +36,10 @@ log = structlog.get_logger(__name__)
 REACH = timedelta(hours=36)
 #: A day is finished this long after its end: its last readings have come in by then.
 DAY_GRACE = timedelta(minutes=15)
-#: Vehicles per transaction, and seconds after which a run leaves the rest to the next one.
-PAGE, RUN_SECONDS = 100, 30.0
+#: Vehicles per transaction: years that were back-filled take seconds each, and a task has minutes.
+PAGE = 5
+#: A run leaves the rest to the next one after this long.
+RUN_SECONDS = 30.0
 ONE_DAY = timedelta(days=1)
 
 

@@ -34,7 +34,7 @@ log = structlog.get_logger(__name__)
 WINDOW = timedelta(hours=24)  # exactly 86,400 s, never a local day
 #: Marks taken per transaction: a back-filled year is worked off in bites the statement timeout
 #: admits.
-DIRTY_BITE = 20_000
+DIRTY_BITE = 5_000
 #: Vehicles summarised per transaction.
 VEHICLE_PAGE = 200
 #: A vehicle that sends nothing is summarised again after this long: its window has moved.
