@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import date, datetime, timedelta
 from typing import Any
 
+import psycopg
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from models.kinds import METER, VEHICLE, Kind
 from tests.factories import (
     at,
+    execute,
     flush_all,
     make_fleet,
     post_to_stream,
@@ -17,6 +21,7 @@ from tests.factories import (
     roll_up,
     rows,
 )
+from tests.failpoints import Failpoints, When, fail
 from workers import episodes
 from workers.energy import Span
 
@@ -161,3 +166,28 @@ def test_a_day_says_what_its_registers_showed(fleet: int) -> None:
     found(at(25))
     (day,) = rows("SELECT * FROM vehicle_days WHERE day = :day", day=date(2026, 1, 10))
     assert (day["ac_events"], day["dc_events"]) == ({"GLITCH": 1}, {})
+
+
+@pytest.mark.parametrize("when", [When.BEFORE, When.AFTER])
+def test_whichever_call_of_a_search_fails_the_next_finds_all(
+    fleet: int, monkeypatch: pytest.MonkeyPatch, when: When
+) -> None:
+    """Every call to PostgreSQL in turn, until a search gets by without failing one."""
+    send(fleet, 0, 12)
+    expected = found(at(12))
+    for number in range(1, 200):
+        execute("DELETE FROM charging_episodes")
+        execute(
+            "INSERT INTO vehicle_hours_changed (vehicle_key, hour)"
+            " SELECT device_key, hour FROM vehicle_energy_hourly"
+        )
+        with monkeypatch.context() as patched:
+            failpoints = Failpoints(patched, number, when, fail)
+            with suppress(psycopg.OperationalError, OperationalError):
+                episodes.find(at(12))
+        episodes.find(at(12))
+        assert rows("SELECT * FROM charging_episodes ORDER BY started_at") == expected, number
+        assert rows("SELECT * FROM vehicle_hours_changed") == []
+        if not failpoints.struck:
+            return
+    raise AssertionError("no search got by without a fault")
