@@ -45,7 +45,7 @@ class Scene:
 
     def child(self, name: str) -> psutil.Process:
         """One of the processes that do a program's work."""
-        children = [p for p in self.tree(name)[1:] if "tracker" not in " ".join(p.cmdline())]
+        children = [process for process in self.tree(name)[1:] if _works(process)]
         return self.rng.choice(children) if children else self.tree(name)[0]
 
     def pause(self) -> float:
@@ -155,6 +155,14 @@ def _restart_everything(scene: Scene) -> None:
 
     with ThreadPoolExecutor(len(names)) as pool:
         list(pool.map(renew, names))
+
+
+def _works(process: psutil.Process) -> bool:
+    """Whether it does a program's work: it lives, and is no helper of Python's."""
+    try:
+        return "tracker" not in " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # a zombie, too: killed before, and not yet buried by its parent
+        return False
 
 
 def _signal(process: psutil.Process, how: signal.Signals) -> None:
