@@ -31,17 +31,9 @@ _baselines = _tables[VehicleBaseline.__tablename__]
 #: A row, by column.
 Stored = dict[str, Any]
 
-#: Held to the end of a watcher's transaction, as the rollup holds its own.
-_LOCK = text("SELECT pg_try_advisory_xact_lock(hashtext('energy-alarms'))")
-
 
 def _all(result: Result[Any]) -> list[Stored]:
     return [dict(row) for row in result.mappings()]
-
-
-def try_lock(conn: Connection) -> bool:
-    """Whether this transaction is the only watcher now."""
-    return bool(conn.execute(_LOCK).scalar_one())
 
 
 # --- the watcher ----------------------------------------------------------------------------------

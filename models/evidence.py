@@ -41,9 +41,6 @@ class Touched(NamedTuple):
     hours: list[datetime]
 
 
-#: Held to the end of a transaction: two searches never interleave.
-_LOCK = text("SELECT pg_try_advisory_xact_lock(hashtext('energy-episodes'))")
-
 #: An hour in which nothing flowed, and which is not from the past, is part of no episode.
 _TOUCHED: LiteralString = """
     WITH touched AS (
@@ -92,11 +89,6 @@ _TAKE = text("""
     SELECT vehicle_key, array_agg(DISTINCT hour) FROM taken GROUP BY vehicle_key
     ORDER BY vehicle_key
 """)
-
-
-def try_lock(conn: Connection) -> bool:
-    """Whether this transaction is the only search for episodes now."""
-    return bool(conn.execute(_LOCK).scalar_one())
 
 
 def mark(conn: Connection, kind: Kind, hours: Collection[tuple[int, datetime]]) -> None:

@@ -15,9 +15,6 @@ from models.engine import driver
 from models.kinds import METER, VEHICLE, Kind
 from models.registry import Vehicle
 
-#: Held to the end of a rollup transaction: two beats, or two workers, never interleave.
-_LOCK = text("SELECT pg_try_advisory_xact_lock(hashtext('energy-rollup'))")
-
 
 class Supply(NamedTuple):
     """A vehicle and a meter that served it in [from_at, to_at]; no meter key when none is known."""
@@ -52,11 +49,6 @@ _DUE = text("""
     ORDER BY p.computed_at NULLS FIRST, v.key
     LIMIT :limit
 """)
-
-
-def try_lock(conn: Connection) -> bool:
-    """Whether this transaction is the only rollup now."""
-    return bool(conn.execute(_LOCK).scalar_one())
 
 
 def newest_mark(conn: Connection, kind: Kind) -> int:

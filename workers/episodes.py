@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as clock
 from typing import Any
@@ -17,12 +16,12 @@ from typing import Any
 import structlog
 from sqlalchemy import Connection
 
-from models import episodes, evidence, rollups
+from models import episodes, evidence, locks, rollups
 from models.clock import from_us
-from models.engine import transaction
 from models.episodes import DayRow, EpisodeRow
 from models.evidence import Touched
 from workers import charging
+from workers.alone import Overlap, alone
 from workers.celery import app
 from workers.charging import PAUSE_US
 from workers.energy import Span
@@ -43,10 +42,6 @@ RUN_SECONDS = 30.0
 ONE_DAY = timedelta(days=1)
 
 
-class Overlap(Exception):  # noqa: N818  (a state of the world, not a programming error)
-    """Another run is at work."""
-
-
 @app.task(name="find-episodes", ignore_result=True)
 def find_episodes() -> dict[str, int]:
     """One run; the result tells Flower how much there was to do."""
@@ -58,11 +53,11 @@ def find(now: datetime) -> dict[str, int]:
     deadline, looked = time.monotonic() + RUN_SECONDS, 0
     finished = (now - DAY_GRACE).date() - ONE_DAY
     try:
-        with _alone() as conn:
+        with alone(locks.EPISODES) as conn:
             evidence.begin_day(conn, finished)
             newest = evidence.newest_mark(conn)
         while time.monotonic() < deadline:
-            with _alone() as conn:
+            with alone(locks.EPISODES) as conn:
                 touched = evidence.take(conn, PAGE, up_to=newest)
                 for vehicle in touched:
                     _find(conn, vehicle, finished, now)
@@ -72,15 +67,6 @@ def find(now: datetime) -> dict[str, int]:
     except Overlap:
         log.info("another search for episodes is at work")
     return {"vehicles": looked}
-
-
-@contextmanager
-def _alone() -> Iterator[Connection]:
-    """A transaction that is the only search now; raises Overlap when there is another."""
-    with transaction() as conn:
-        if not evidence.try_lock(conn):
-            raise Overlap
-        yield conn
 
 
 def _find(conn: Connection, vehicle: Touched, finished: date, now: datetime) -> None:

@@ -13,18 +13,16 @@ first leaves at once instead of doing the work twice.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import structlog
-from sqlalchemy import Connection
 
-from models import evidence, rollups
+from models import evidence, locks, rollups
 from models.clock import from_us
 from models.engine import transaction
 from models.kinds import KINDS, Kind
 from workers import hourly, stream
+from workers.alone import Overlap, alone
 from workers.celery import app
 from workers.metrics import ROLLUP_SECONDS
 from workers.performance import summarise
@@ -44,10 +42,6 @@ SUMMARY_AGE = timedelta(seconds=60)
 SUMMARY_SECONDS = 4.0
 #: A tick stops taking further bites after this long; the next one goes on.
 TICK_SECONDS = 60.0
-
-
-class Overlap(Exception):  # noqa: N818  (a state of the world, not a programming error)
-    """Another tick is at work."""
 
 
 @app.task(name="roll-up", ignore_result=True)
@@ -75,15 +69,6 @@ def tick(now: datetime) -> dict[str, int | str]:
     return {"vehicles": vehicles, "meterHours": hours["meter"], "vehicleHours": hours["vehicle"]}
 
 
-@contextmanager
-def _alone() -> Iterator[Connection]:
-    """A transaction that is the only rollup now; raises Overlap when there is another."""
-    with transaction() as conn:
-        if not rollups.try_lock(conn):
-            raise Overlap
-        yield conn
-
-
 def _complete_through() -> datetime:
     """Every reading acknowledged before this instant is in PostgreSQL now.
 
@@ -106,7 +91,7 @@ def _newest_marks() -> dict[Kind, int]:
 
 def _refresh_some(kind: Kind, newest: int) -> int:
     """Recompute one bite of dirty hours; how many marks were worked off."""
-    with _alone() as conn:
+    with alone(locks.ROLLUP) as conn:
         marks, hours = rollups.take_dirty(conn, kind, DIRTY_BITE, up_to=newest)
         hourly.refresh(conn, kind, sorted(hours))
         rollups.mark_vehicles(conn, kind, {device_key for device_key, _ in hours})
@@ -118,7 +103,7 @@ def _summarise_due(now: datetime, complete_through: datetime | None) -> int:
     """Write the summaries that are due, the oldest first, page by page; how many vehicles."""
     vehicles, deadline = 0, time.monotonic() + SUMMARY_SECONDS
     while True:
-        with _alone() as conn:
+        with alone(locks.ROLLUP) as conn:
             due = rollups.take_due(conn, now, now - SUMMARY_AGE, VEHICLE_PAGE)
             if not due:
                 return vehicles

@@ -12,8 +12,7 @@ Each step in short transactions under one advisory lock, as the rollup does it.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -21,7 +20,7 @@ from typing import Any
 import structlog
 from sqlalchemy import Connection
 
-from models import alarms, episodes, rollups, standing
+from models import alarms, episodes, locks, rollups, standing
 from models.engine import transaction
 from models.rollups import Supply
 from workers.alarms import lifecycle, live, rules
@@ -31,6 +30,7 @@ from workers.alarms.live import Condition
 from workers.alarms.reconcile import Draft, pass_time, reconcile
 from workers.alarms.source import as_day, as_episode, in_force
 from workers.alarms.thresholds import Thresholds
+from workers.alone import Overlap, alone
 from workers.celery import app
 from workers.metrics import WATCH_SECONDS
 
@@ -43,10 +43,6 @@ PAGE = 1_000
 #: A run stops taking further bites after this long; the next one goes on. Short, because rollup
 #: ticks wait in the same queue.
 RUN_SECONDS = 5.0
-
-
-class Overlap(Exception):  # noqa: N818  (a state of the world, not a programming error)
-    """Another watcher is at work."""
 
 
 @app.task(name="watch-alarms", ignore_result=True)
@@ -74,21 +70,12 @@ def watch(now: datetime) -> dict[str, int]:
     return {"vehicles": judged}
 
 
-@contextmanager
-def _alone() -> Iterator[Connection]:
-    """A transaction that is the only watcher now; raises Overlap when there is another."""
-    with transaction() as conn:
-        if not alarms.try_lock(conn):
-            raise Overlap
-        yield conn
-
-
 # --- evidence -------------------------------------------------------------------------------------
 
 
 def _judge_some(limits: Thresholds, newest: int, now: datetime) -> int | None:
     """Judge the vehicles of one bite of marks; how many, None when no mark was left."""
-    with _alone() as conn:
+    with alone(locks.ALARMS) as conn:
         marks, keys = episodes.take_dirty(conn, DIRTY_BITE, up_to=newest)
         if not marks:
             return None
@@ -136,7 +123,7 @@ def _look_at_the_present(limits: Thresholds, now: datetime) -> None:
     """A8 and A10, page by page of vehicles."""
     after_key = 0
     while True:
-        with _alone() as conn:
+        with alone(locks.ALARMS) as conn:
             keys = rollups.vehicles_after(conn, after_key, PAGE)
             if not keys:
                 return
@@ -214,7 +201,7 @@ def _pass_time(now: datetime) -> None:
     """Over every unresolved alarm, page by page."""
     after = 0
     while True:
-        with _alone() as conn:
+        with alone(locks.ALARMS) as conn:
             rows = alarms.unresolved(conn, after=after, limit=PAGE)
             for row in rows:
                 if _passed(row, now).change:

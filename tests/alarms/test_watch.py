@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from models import alarms, episodes
+from models import alarms, episodes, locks
 from models.engine import transaction
 from models.episodes import DayRow
 from tests.alarms.conftest import Put, row_of, stored, take_back, transitions, watch_at
@@ -332,7 +332,7 @@ def test_a_crash_in_the_middle_of_a_run_costs_nothing(
 def test_a_second_watcher_leaves_at_once(put: Put) -> None:
     put(LOW)
     with transaction() as conn:
-        assert alarms.try_lock(conn)
+        assert locks.try_lock(conn, locks.ALARMS)
         watch_at(LOW)
     assert stored() == []
     watch_at(LOW)

@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from models import hours, rollups, windows
+from models import hours, locks, rollups, windows
 from models.clock import from_us
 from models.engine import transaction
 from models.kinds import KINDS, METER, VEHICLE, Kind
@@ -608,7 +608,7 @@ def test_row_28_ticks_at_once_end_in_the_same_rows(
 def test_a_tick_that_overlaps_another_leaves_at_once(fleet: int) -> None:
     store(fleet, STEADY_AC, STEADY_DC)
     with transaction() as other:
-        assert rollups.try_lock(other)
+        assert locks.try_lock(other, locks.ROLLUP)
         assert roll_up() == {"vehicles": 0, "meterHours": 0, "vehicleHours": 0}
     assert marks() == 50
     assert summaries() == []
