@@ -185,27 +185,21 @@ def test_readyz_names_a_server_that_cannot_write_or_that_follows_another(
     assert unmet(client) == THROW_AWAY | {"STREAM_CANNOT_WRITE", "STREAM_IS_A_REPLICA"}
 
 
-def test_readyz_names_a_database_that_takes_nothing(
-    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("name", "value", "condition"),
+    [
+        ("synchronous_commit", "off", "SYNCHRONOUS_COMMIT_OFF"),
+        ("default_transaction_read_only", "on", "DATABASE_READ_ONLY"),
+    ],
+)
+def test_row_51_readyz_names_commits_that_keep_nothing(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, name: str, value: str, condition: str
 ) -> None:
     engine.dispose()
     engine._engine_of.cache_clear()
-    monkeypatch.setitem(engine._SESSION, "default_transaction_read_only", "on")
+    monkeypatch.setitem(engine._SESSION, name, value)
     try:
-        assert unmet(client) == THROW_AWAY | {"DATABASE_READ_ONLY"}
-    finally:
-        engine.dispose()
-        engine._engine_of.cache_clear()
-
-
-def test_row_51_readyz_names_commits_that_are_not_waited_for(
-    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine.dispose()
-    engine._engine_of.cache_clear()
-    monkeypatch.setitem(engine._SESSION, "synchronous_commit", "off")
-    try:
-        assert unmet(client) == THROW_AWAY | {"SYNCHRONOUS_COMMIT_OFF"}
+        assert unmet(client) == THROW_AWAY | {condition}
     finally:
         engine.dispose()
         engine._engine_of.cache_clear()
