@@ -155,6 +155,14 @@ class VehicleDirty(Base):
     vehicle_key: Mapped[int] = mapped_column(Integer, index=True)
 
 
+class RollupTurn(Base):
+    """Which process rolled up last (workers/steady/memory.py): one row."""
+
+    __tablename__ = "rollup_turn"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    holder: Mapped[Name]
+
+
 class VehiclePerformance(Base):
     """The 24 h efficiency of each vehicle, ready to serve: one row, one index, one page."""
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
 import msgspec
 from psycopg import sql
 from sqlalchemy import Connection, delete, func, select, text
+from sqlalchemy.dialects import postgresql
 
 from models.derived import VehicleDirty, VehiclePerformance
 from models.engine import driver
 from models.kinds import METER, VEHICLE, Kind
 from models.registry import Vehicle
+from models.steady import array_text
+
+_DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 
 class Supply(NamedTuple):
@@ -59,19 +63,24 @@ def newest_mark(conn: Connection, kind: Kind) -> int:
 
 def take_dirty(
     conn: Connection, kind: Kind, limit: int, *, up_to: int
-) -> tuple[int, set[tuple[int, datetime]]]:
-    """Remove up to `limit` marks, none newer than `up_to`: (how many, the distinct hours named).
+) -> tuple[int, dict[tuple[int, datetime], datetime | None]]:
+    """Remove up to `limit` marks, none newer than `up_to`: (how many, what they say of each hour).
+
+    That is the earliest reading that came in, or None when anything may have changed.
 
     What is recomputed from them must be read in a LATER statement of the same transaction: only
     its snapshot is sure to hold the readings that came with the marks.
     """
     statement = sql.SQL(
-        "DELETE FROM {dirty} WHERE id IN"
-        " (SELECT id FROM {dirty} WHERE id <= %s ORDER BY id LIMIT %s)"
-        " RETURNING device_key, hour"
+        "WITH taken AS (DELETE FROM {dirty} WHERE id IN"
+        "   (SELECT id FROM {dirty} WHERE id <= %s ORDER BY id LIMIT %s)"
+        "   RETURNING device_key, hour, from_at)"
+        " SELECT count(*), device_key, hour,"
+        "   CASE WHEN bool_and(from_at IS NOT NULL) THEN min(from_at) END"
+        " FROM taken GROUP BY device_key, hour"
     ).format(dirty=sql.Identifier(kind.dirty.name))
     marks = driver(conn).execute(statement, (up_to, limit)).fetchall()
-    return len(marks), set(marks)
+    return sum(row[0] for row in marks), {(key, hour): at for _, key, hour, at in marks}
 
 
 _SUPPLIES = text("""
@@ -139,17 +148,58 @@ _OTHERS = {"baseline", "open_alarms"}
 
 def write_performance(conn: Connection, rows: Sequence[dict[str, Any]]) -> None:
     """Upsert summary rows; each dict has the roll-up's columns of `vehicle_performance_24h`."""
-    names = [c.name for c in VehiclePerformance.__table__.columns if c.name not in _OTHERS]
+    names = _summary_names()
+    source = sql.SQL(
+        "SELECT {names} FROM json_populate_recordset(NULL::vehicle_performance_24h, %s::json)"
+    ).format(names=sql.SQL(", ").join(map(sql.Identifier, names)))
+    driver(conn).execute(_upsert(names, source), (msgspec.json.encode(rows).decode(),))
+
+
+def write_performance_columns(conn: Connection, columns: Mapping[str, Any]) -> None:
+    """As `write_performance`, given columns: sequences of one value a row, or one value for all.
+
+    Of sequences, instants are microseconds since 1970, and JSON is text.
+    """
+    many = {name: values for name, values in columns.items() if not _is_one(values)}
+    one = [name for name in _summary_names() if name not in many]
+    types = {c.name: c.type.compile(_DIALECT) for c in VehiclePerformance.__table__.columns}
+    read = {"TIMESTAMP WITH TIME ZONE": "timestamptz 'epoch' + {} * interval '1 microsecond'"}
+    arrays = [
+        sql.SQL("%s::{}[]").format(sql.SQL("int8" if types[name] in read else types[name]))
+        for name in many
+    ]
+    listed: list[sql.Composable] = [
+        sql.SQL(read.get(types[name], "{}")).format(sql.Identifier(name)) for name in many
+    ]
+    listed += [sql.SQL("%s::{}").format(sql.SQL(types[name])) for name in one]
+    source = sql.SQL("SELECT {listed} FROM unnest({arrays}) AS u ({names})").format(
+        listed=sql.SQL(", ").join(listed),
+        arrays=sql.SQL(", ").join(arrays),
+        names=sql.SQL(", ").join(map(sql.Identifier, many)),
+    )
+    driver(conn).execute(
+        _upsert([*many, *one], source),
+        [*(columns[name] for name in one), *(array_text(values) for values in many.values())],
+    )
+
+
+def _is_one(value: Any) -> bool:
+    return value is None or isinstance(value, str | datetime)
+
+
+def _summary_names() -> list[str]:
+    return [c.name for c in VehiclePerformance.__table__.columns if c.name not in _OTHERS]
+
+
+def _upsert(names: Sequence[str], source: sql.Composable) -> sql.Composed:
     changed = [name for name in names if name != "vehicle_key"]
-    statement = sql.SQL(
-        "INSERT INTO {table} ({names})"
-        " SELECT {names} FROM json_populate_recordset(NULL::{table}, %s::json)"
-        " ORDER BY vehicle_key"
+    return sql.SQL(
+        "INSERT INTO {table} ({names}) {source} ORDER BY vehicle_key"
         " ON CONFLICT (vehicle_key) DO UPDATE SET ({changed}) = (SELECT {excluded})"
     ).format(
         table=sql.Identifier("vehicle_performance_24h"),
         names=sql.SQL(", ").join(map(sql.Identifier, names)),
+        source=source,
         changed=sql.SQL(", ").join(map(sql.Identifier, changed)),
         excluded=sql.SQL(", ").join(sql.Identifier("excluded", name) for name in changed),
     )
-    driver(conn).execute(statement, (msgspec.json.encode(rows).decode(),))

@@ -10,6 +10,7 @@ import hashlib
 from array import array
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from operator import itemgetter
 from typing import Any
@@ -185,13 +186,17 @@ def _update_latest(conn: Connection, kind: Kind, rows: list[Row]) -> None:
 
 def _mark_dirty(conn: Connection, kind: Kind, rows: list[Row]) -> None:
     """One line per (device, hour) whose history changed."""
-    hours = sorted({(row.device_key, row.recorded_us // HOUR_US) for row in rows})
+    earliest: dict[tuple[int, int], datetime] = {}
+    for row in rows:  # sorted by time
+        earliest.setdefault((row.device_key, row.recorded_us // HOUR_US), from_us(row.recorded_us))
+    hours = [(*hour, at) for hour, at in sorted(earliest.items())]
     if not hours:
         return
     statement = sql.SQL(
-        "INSERT INTO {} (device_key, hour)"
-        " SELECT device_key, timestamptz 'epoch' + hours * interval '1 hour'"
-        " FROM unnest(%s::int[], %s::int[]) AS dirty (device_key, hours)"
+        "INSERT INTO {} (device_key, hour, from_at)"
+        " SELECT device_key, timestamptz 'epoch' + hours * interval '1 hour', from_at"
+        " FROM unnest(%s::int[], %s::int[], %s::timestamptz[])"
+        "   AS dirty (device_key, hours, from_at)"
     ).format(sql.Identifier(kind.dirty.name))
     driver(conn).execute(statement, tuple(map(list, zip(*hours, strict=True))))
 

@@ -2,13 +2,16 @@
 
 A step in which the battery took more than 0.2 kW is charging, any other idle. AC energy in idle
 steps is what standby, leakage and preconditioning cost; the rest of the loss is the conversion's.
+
+Registers are read to the microwatt-hour here: sums of whole numbers are the same in any order, so
+it does not matter how an idle stretch is cut, nor who adds it up.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from operator import gt, sub
+from operator import sub
 from typing import NamedTuple
 
 from models.clock import HOUR_US
@@ -17,6 +20,9 @@ from workers.timeline import BORDER_US
 
 #: Mean DC power above which a step is charging, kW.
 CHARGING_KW = 0.2
+#: What 0.2 kW takes, in microseconds a microwatt-hour.
+US_PER_UWH = HOUR_US / (CHARGING_KW * 1e9)
+UWH_PER_KWH = 1_000_000_000
 #: Idle steps (15 minutes) that end a session: a shorter pause is part of it.
 PAUSE_US = 3 * BORDER_US
 
@@ -26,10 +32,14 @@ class Step(NamedTuple):
 
     from_us: int
     to_us: int
-    ac_kwh: float
-    dc_kwh: float
-    #: Whether the battery was being charged.
-    charging: bool
+    #: Microwatt-hours.
+    ac_uwh: int
+    dc_uwh: int
+
+    @property
+    def charging(self) -> bool:
+        """Whether the battery was being charged."""
+        return self.dc_uwh * US_PER_UWH > self.to_us - self.from_us
 
 
 class Split(NamedTuple):
@@ -63,13 +73,15 @@ def borders(span: Span, moving: Iterable[Span]) -> list[int]:
     return [*found, span.to_us]
 
 
+def uwh(kwh: Sequence[float]) -> list[int]:
+    """Registers in whole microwatt-hours."""
+    return [round(value * UWH_PER_KWH) for value in kwh]
+
+
 def steps(instants: Sequence[int], ac_kwh: Sequence[float], dc_kwh: Sequence[float]) -> list[Step]:
     """The steps between `instants`, from both sides' registers at each of them."""
-    ac = map(sub, ac_kwh[1:], ac_kwh)
-    dc = list(map(sub, dc_kwh[1:], dc_kwh))
-    hours = (us / HOUR_US for us in map(sub, instants[1:], instants))
-    charging = map(gt, dc, (CHARGING_KW * h for h in hours))
-    return list(map(Step, instants, instants[1:], ac, dc, charging))
+    ac, dc = uwh(ac_kwh), uwh(dc_kwh)
+    return list(map(Step, instants, instants[1:], map(sub, ac[1:], ac), map(sub, dc[1:], dc)))
 
 
 def sessions(steps: Sequence[Step]) -> list[Span]:
@@ -87,11 +99,11 @@ def split(steps: Sequence[Step]) -> Split:
     charging = [step for step in steps if step.charging]
     idle = [step for step in steps if not step.charging]
     return Split(
-        sum(step.ac_kwh for step in charging),
-        sum(step.dc_kwh for step in charging),
+        sum(step.ac_uwh for step in charging) / UWH_PER_KWH,
+        sum(step.dc_uwh for step in charging) / UWH_PER_KWH,
         _hours(charging),
         len(sessions(charging)),
-        sum(step.ac_kwh for step in idle),
+        sum(step.ac_uwh for step in idle) / UWH_PER_KWH,
         _hours(idle),
     )
 

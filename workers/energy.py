@@ -30,7 +30,7 @@ EDGE_GAP_SPACINGS = 3
 #: Share of a step's energy that may lie on the wrong side of an edge within it.
 EDGE_DOUBT = 0.25
 
-_NOISE = 1e-9  # kWh; what subtracting two registers adds to a decimal step
+NOISE_KWH = 1e-9  # kWh; what subtracting two registers adds to a decimal step
 
 
 class Sample(NamedTuple):
@@ -130,7 +130,7 @@ def _bridged(
     if a is None or b is None:
         return False
     # Less than one step of the register is "no energy moved".
-    return b.at_us - a.at_us <= gap_us or step_kwh <= piece.resolution_kwh + _NOISE
+    return b.at_us - a.at_us <= gap_us or step_kwh <= piece.resolution_kwh + NOISE_KWH
 
 
 def _share(a: Sample | None, b: Sample | None, step_kwh: float, span: Span) -> float:
@@ -152,12 +152,12 @@ class Verdict:
 def judge(ac_kwh: float, dc_kwh: float) -> Verdict:
     """The null rules for two known energies; the first that matches wins. Nothing is clamped."""
     raw = dc_kwh / ac_kwh if ac_kwh > 0 else None
-    if ac_kwh < MIN_ENERGY_KWH - _NOISE:
-        without = dc_kwh >= MIN_ENERGY_KWH - _NOISE
+    if ac_kwh < MIN_ENERGY_KWH - NOISE_KWH:
+        without = dc_kwh >= MIN_ENERGY_KWH - NOISE_KWH
         return Verdict(None, raw, "DC_WITHOUT_AC" if without else "INSUFFICIENT_ENERGY")
     assert raw is not None  # noqa: S101  (AC is at least MIN_ENERGY_KWH here)
     if dc_kwh > 0 and not UNIT_RATIOS[0] <= raw <= UNIT_RATIOS[1]:
         return Verdict(None, raw, "UNIT_MISMATCH")
-    if raw > MAX_RATIO + _NOISE:
+    if raw > MAX_RATIO + NOISE_KWH:
         return Verdict(None, raw, "DC_EXCEEDS_AC")
     return Verdict(raw, raw, None)

@@ -294,7 +294,7 @@ def _reason_without_judgement(vehicle: Vehicle) -> str | None:
 def _row(vehicle: Vehicle) -> dict[str, Any]:
     reason = _reason_without_judgement(vehicle)
     window, ac, dc = vehicle.window, vehicle.ac, vehicle.dc
-    covered_pct = round(coverage_pct(window, ac.gaps(window) + dc.gaps(window)), PCT_DIGITS)
+    covered_pct = rounded(coverage_pct(window, ac.gaps(window) + dc.gaps(window)), PCT_DIGITS)
     row = {
         "vehicle_key": vehicle.supply.vehicle_key,
         "fleet_id": vehicle.supply.fleet_id,
@@ -341,6 +341,7 @@ def _compared(vehicle: Vehicle, covered_pct: float) -> dict[str, Any]:
     high: float | None = None
     if verdict.efficiency is not None:
         low, high = bounds(ac_kwh, dc_kwh, ac.doubt_kwh(), dc.doubt_kwh())
+    split = charging.split(_steps(vehicle))
     length, whole = span.to_us - span.from_us, vehicle.window.to_us - vehicle.window.from_us
     ratios = {
         "efficiency": verdict.efficiency,
@@ -362,7 +363,8 @@ def _compared(vehicle: Vehicle, covered_pct: float) -> dict[str, Any]:
         ),
         **_rounded_all({"ac_kwh": ac_kwh, "dc_kwh": dc_kwh}, KWH_DIGITS),
         **_rounded_all(ratios, RATIO_DIGITS),
-        **_rounded_all(charging.split(_steps(vehicle))._asdict(), KWH_DIGITS),
+        **_rounded_all(split._asdict(), KWH_DIGITS),
+        "charging_sessions": split.charging_sessions,
     }
 
 
@@ -378,7 +380,7 @@ def _battery(side: Side) -> dict[str, float | None]:
     warm = [hour.temperatures for hour in hours if hour.temperatures]
     total_c = sum(t.sum_c for t in warm)
     return {
-        "battery_temp_avg_c": round(total_c / side.samples, TEMP_DIGITS) if warm else None,
+        "battery_temp_avg_c": rounded(total_c / side.samples, TEMP_DIGITS) if warm else None,
         "battery_temp_min_c": min((t.min_c for t in warm), default=None),
         "battery_temp_max_c": max((t.max_c for t in warm), default=None),
         "soc_first_pct": hours[0].soc_first_pct if hours else None,
@@ -391,7 +393,13 @@ def _rounded_all(values: Mapping[str, float | None], digits: int) -> dict[str, f
 
 
 def _rounded(value: float | None, digits: int) -> float | None:
-    return None if value is None else round(value, digits)
+    return None if value is None else rounded(value, digits)
+
+
+def rounded(value: float, digits: int) -> float:
+    """As `round`, by a rule that whole columns can follow: half to even of the scaled value."""
+    scale = 10.0**digits
+    return float(round(value * scale) / scale)
 
 
 @dataclass(frozen=True, slots=True)

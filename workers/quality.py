@@ -29,7 +29,7 @@ class Demand:
 
 
 #: A jump or a replaced register means that energy flowed which nobody counted.
-_DEMANDS = {
+DEMANDS = {
     HIGH: Demand(95.0, 5.0, 0.02, 90.0, frozenset({"JUMP", "REBASE"})),
     MEDIUM: Demand(75.0, 2.0, 0.06, 0.0),
 }
@@ -66,7 +66,7 @@ def confidence(
         return NONE
     if efficiency > 1 or low is None or high is None:
         return LOW
-    for degree, demand in _DEMANDS.items():
+    for degree, demand in DEMANDS.items():
         if (
             support_pct >= demand.support_pct
             and ac_kwh >= demand.ac_kwh - _NOISE
@@ -113,4 +113,4 @@ def skew_seconds(hour: Hour) -> float | None:
     quickest, slowest = hour.lag_min_seconds, hour.lag_max_seconds
     if quickest is None or slowest is None or hour.samples < LIVE_SAMPLES:
         return None
-    return round(quickest, 1) if slowest - quickest <= LIVE_SPREAD_SECONDS else None
+    return round(quickest * 10) / 10 if slowest - quickest <= LIVE_SPREAD_SECONDS else None

@@ -21,20 +21,21 @@ from models import evidence, locks, rollups
 from models.clock import from_us
 from models.engine import transaction
 from models.kinds import KINDS, Kind
-from workers import hourly, stream
+from workers import stream
 from workers.alone import Overlap, alone
 from workers.celery import app
 from workers.metrics import ROLLUP_SECONDS
 from workers.performance import summarise
+from workers.steady.memory import Memory
 
 log = structlog.get_logger(__name__)
 
 WINDOW = timedelta(hours=24)  # exactly 86,400 s, never a local day
 #: Marks taken per transaction: a back-filled year is worked off in bites the statement timeout
 #: admits.
-DIRTY_BITE = 5_000
+DIRTY_BITE = 20_000
 #: Vehicles summarised per transaction.
-VEHICLE_PAGE = 200
+VEHICLE_PAGE = 2_000
 #: A vehicle that sends nothing is summarised again after this long: its window has moved.
 SUMMARY_AGE = timedelta(seconds=60)
 #: A tick stops summarising after this long, to leave room for ingestion on a small machine. In a
@@ -42,6 +43,8 @@ SUMMARY_AGE = timedelta(seconds=60)
 SUMMARY_SECONDS = 4.0
 #: A tick stops taking further bites after this long; the next one goes on.
 TICK_SECONDS = 60.0
+
+memory = Memory()
 
 
 @app.task(name="roll-up", ignore_result=True)
@@ -66,6 +69,9 @@ def tick(now: datetime) -> dict[str, int | str]:
         vehicles = _summarise_due(now, complete_through)
     except Overlap:
         log.info("another tick is at work")
+    except BaseException:
+        memory.clear()  # what was changed in it may have been rolled back
+        raise
     return {"vehicles": vehicles, "meterHours": hours["meter"], "vehicleHours": hours["vehicle"]}
 
 
@@ -92,11 +98,12 @@ def _newest_marks() -> dict[Kind, int]:
 def _refresh_some(kind: Kind, newest: int) -> int:
     """Recompute one bite of dirty hours; how many marks were worked off."""
     with alone(locks.ROLLUP) as conn:
-        marks, hours = rollups.take_dirty(conn, kind, DIRTY_BITE, up_to=newest)
-        hourly.refresh(conn, kind, sorted(hours))
+        memory.take_turn(conn)
+        count, marks = rollups.take_dirty(conn, kind, DIRTY_BITE, up_to=newest)
+        hours = memory.refresh(conn, kind, marks)
         rollups.mark_vehicles(conn, kind, {device_key for device_key, _ in hours})
         evidence.mark(conn, kind, hours)
-    return marks
+    return count
 
 
 def _summarise_due(now: datetime, complete_through: datetime | None) -> int:
@@ -107,11 +114,16 @@ def _summarise_due(now: datetime, complete_through: datetime | None) -> int:
             due = rollups.take_due(conn, now, now - SUMMARY_AGE, VEHICLE_PAGE)
             if not due:
                 return vehicles
-            supplies = rollups.supplies(conn, now - WINDOW, now, due)
-            rows = summarise(conn, supplies, now - WINDOW, now)
+            memory.take_turn(conn)
+            window = (now - WINDOW, now)
             told = {"data_complete_through": complete_through, "computed_at": now}
+            steady = memory.summarise(conn, rollups.supplies(conn, *window, due), *window)
+            named = {"window_from": window[0], "window_to": window[1]}
+            events = dict.fromkeys(("ac_events", "dc_events"), "{}")
+            rollups.write_performance_columns(conn, steady.columns | named | events | told)
+            rows = summarise(conn, steady.rest, *window)
             rollups.write_performance(conn, [row | told for row in rows])
-        vehicles += len(rows)
+        vehicles += len(due)
         if time.monotonic() > deadline:
             log.info("the rest of the summaries is the next tick's", written=vehicles)
             return vehicles
