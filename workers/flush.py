@@ -34,6 +34,7 @@ from sqlalchemy.exc import OperationalError
 import settings
 from models import capacity, checks, conservation, deadletters, writes
 from models.codec import Row
+from models.columns import Columns
 from models.conservation import AlreadySettled, Settled
 from models.deadletters import Dead
 from models.engine import transaction
@@ -42,7 +43,7 @@ from models.writes import NOTHING, Stored
 from workers import doorbell, stream
 from workers.celery import app
 from workers.devices import DeviceKeys
-from workers.entries import WHOLE_ENTRY, Reading, decode
+from workers.entries import WHOLE_ENTRY, Reading, decode, decode_plain
 from workers.metrics import (
     FLUSH_SECONDS,
     OLDEST_READING_SECONDS,
@@ -203,6 +204,34 @@ def _commit(
 
     Raises AlreadySettled when one of the entries is counted already.
     """
+    plain = _plain(kind, entries)
+    if plain is not None:
+        try:
+            with transaction() as conn:
+                stored = writes.store(conn, kind, plain)
+                receipt = _count(conn, kind, entries, stored, []) if counted else None
+            return stored, 0, receipt
+        except (*_DATA_ERRORS, *_VALUE_ERRORS) as error:
+            log.warning("a batch is handled one by one", kind=kind.name, error=str(error))
+    return _commit_one_by_one(kind, entries, counted=counted)
+
+
+def _plain(kind: Kind, entries: Sequence[Entry]) -> Columns | None:
+    """The readings as columns, if there is nothing to be said about any of them."""
+    if any(entry.deliveries > MAX_DEATHS for entry in entries):
+        return None
+    plain = decode_plain(kind, entries)
+    if plain is None:
+        return None
+    devices = set(plain.devices)
+    keys = _device_keys.resolve(kind, devices)
+    return plain.columns(keys) if len(keys) == len(devices) else None
+
+
+def _commit_one_by_one(
+    kind: Kind, entries: Sequence[Entry], *, counted: bool
+) -> tuple[Stored, int, int | None]:
+    """The same for entries of which something may have to be buried."""
     killers = [entry for entry in entries if entry.deliveries > MAX_DEATHS]
     readings, buried = decode(kind, [entry for entry in entries if entry not in killers])
     buried += [_killer(kind, entry) for entry in killers]

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from sqlalchemy.exc import OperationalError
 
 import settings
-from models import codec, deadletters, writes
+from models import codec, conservation, writes
 from models.clock import to_us
 from models.engine import driver, engine, transaction
 from models.kinds import KINDS, METER, VEHICLE, Kind
@@ -146,6 +146,54 @@ def test_what_the_decoder_accepts_is_stored(fleet: int) -> None:
         assert (report["readings"], report["dead"]) == (len(readings), 0)
 
     stored()
+
+
+#: Rows as history may be given them: few devices and instants, so that some meet.
+some_rows = st.lists(
+    st.builds(
+        codec.Row,
+        st.integers(1, 3),
+        st.sampled_from([0, -1, 1, to_us(at(12)), to_us(at(12)) + 1, to_us(at(13, minutes=1))]),
+        st.integers(0, 2),
+        st.tuples(st.floats(0, 100), st.sampled_from([0.0, -0.0, 5e-324, 0.1, 1e12]), st.just(0.1)),
+    ),
+    max_size=12,
+)
+
+
+def stored_by(rows_: list[codec.Row], twice: bool) -> list[Any]:
+    """What the tables hold after it, and what was told; then nothing of it was."""
+    with engine().connect() as conn:
+        told = [writes.store(conn, VEHICLE, rows_) for _ in range(1 + twice)]
+        run = driver(conn).execute
+        history = run("SELECT * FROM vehicle_telemetry_history ORDER BY device_key, recorded_at")
+        latest = run("SELECT * FROM vehicle_status_latest ORDER BY device_key")
+        hours = run("SELECT DISTINCT device_key, hour FROM vehicle_hours_dirty ORDER BY 1, 2")
+        kept = run("SELECT device_key, recorded_at, refused FROM reading_conflicts")
+        # Spelled out: -0.0 is another value than 0.0.
+        return [told[0], *(sorted(map(repr, table)) for table in (history, latest, hours, kept))]
+
+
+def test_by_either_way_into_history_the_same_is_stored(
+    servers: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """COPY, and the INSERT that is taken when a reading is there already."""
+
+    @hypothesis_settings(max_examples=40)
+    @given(some_rows)
+    def same(rows_: list[codec.Row]) -> None:
+        copied = stored_by(rows_, twice=False)
+        assert stored_by(rows_, twice=True) == copied
+        with monkeypatch.context() as refusing:
+            refusing.setattr(writes, "_copy", raising(psycopg.errors.UniqueViolation))
+            assert stored_by(rows_, twice=False) == copied
+        first: dict[tuple[int, int], codec.Row] = {}
+        for row in rows_:
+            first.setdefault((row.device_key, row.recorded_us), row)
+        assert len(copied[1]) == copied[0].inserted == len(first)
+        assert len(copied[2]) == len({row.device_key for row in rows_})
+
+    same()
 
 
 # --- twice ----------------------------------------------------------------------------------------
@@ -484,7 +532,7 @@ def test_a_death_before_the_commit_costs_a_repetition(
     two_entries: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as crash:
-        crash.setattr(deadletters, "bury", raising(KeyboardInterrupt))
+        crash.setattr(conservation, "settle", raising(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             flush_meters()
     assert untouched(two_entries)
