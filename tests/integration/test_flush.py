@@ -644,6 +644,78 @@ def test_a_flush_silences_the_bell_before_it_reads(fleet: int) -> None:
     assert stream.append(METER, fleet, 1, b"[]") is True
 
 
+def test_who_comes_while_a_flush_works_needs_not_ring(
+    fleet: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One worker at a time for a kind: the one that works sees it before it ends."""
+    rung: list[bool] = []
+    store = writes.store
+
+    def meanwhile(*args: Any) -> writes.Stored:
+        if len(rung) < 3:
+            body = json.dumps([meter_reading(timestamp=at(2 + len(rung)).isoformat())]).encode()
+            rung.append(stream.append(METER, fleet, 1, body))
+        return store(*args)
+
+    assert stream.append(METER, fleet, 1, json.dumps(json.loads(GOOD)).encode()) is True
+    monkeypatch.setattr(writes, "store", meanwhile)
+    report = flush_meters()
+    assert (report["inserted"], report["transactions"]) == (4, 4)
+    assert rung[0] is False
+    assert waiting() == (0, 0)
+
+
+def test_requests_that_come_close_together_are_gathered(
+    fleet: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    def more_come(seconds: float) -> None:
+        waits.append(seconds)
+        for second in range(7 if len(waits) == 1 else 0):
+            post(fleet, meter_reading(timestamp=at(1, seconds=second)))
+
+    monkeypatch.setattr(flush.time, "sleep", more_come)
+    for second in range(3):
+        post(fleet, meter_reading(timestamp=at(seconds=second)))
+    report = flush_meters()
+    assert (report["readings"], report["transactions"]) == (10, 2)
+    assert waits == pytest.approx([3 * flush.GATHER_SECONDS_EACH, 7 * flush.GATHER_SECONDS_EACH])
+
+
+def test_a_request_alone_and_a_large_one_are_not_waited_for(
+    fleet: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flush, "GATHER_READINGS", 20)
+    waits: list[float] = []
+    monkeypatch.setattr(flush.time, "sleep", waits.append)
+    post(fleet, meter_reading())
+    flush_meters()
+    for hour in (1, 2):
+        post(fleet, *(meter_reading(timestamp=at(hour, minutes=m)) for m in range(10)))
+    flush_meters()
+    assert waits == [0.0, 0.0]
+
+
+def test_a_claim_is_bounded_in_readings(fleet: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the size of the entries met last: a flush holds no more of them than it can use."""
+    monkeypatch.setattr(flush, "_readings_per_entry", {})
+    monkeypatch.setattr(flush, "CLAIM_READINGS", 40)
+    monkeypatch.setattr(flush, "FIRST_ENTRIES", 2)
+    for hour in range(11):
+        post(fleet, *(meter_reading(timestamp=at(hour, minutes=m)) for m in range(10)))
+    asked: list[int] = []
+    claim = stream.claim
+
+    def noted(kind: Kind, consumer: str, count: int) -> list[stream.Entry]:
+        asked.append(count)
+        return claim(kind, consumer, count)
+
+    monkeypatch.setattr(stream, "claim", noted)
+    assert counted(flush_meters()) == (110, 0, 0, 0)
+    assert asked[:4] == [2, 4, 4, 4]
+
+
 def test_nothing_waiting_is_nothing_done(servers: dict[str, str]) -> None:
     assert counted(flush_meters()) == (0, 0, 0, 0)
 
