@@ -165,10 +165,13 @@ def _until_nothing_waits(kind: Kind, consumer: str) -> Iterator[list[Entry]]:
         entries = stream.claim(kind, consumer, wanted)
         if entries:
             _note_size(kind, entries)
-            if len(entries) >= wanted:
+            helped = len(entries) >= wanted
+            if helped:
                 stream.silence_bell(kind)  # there is more: the next to ring brings help
             yield entries
             time.sleep(_gathering_seconds(entries))
+            if not helped and len(entries) > 1:
+                stream.hold_bell(kind)
         elif silenced:
             return
         silenced = len(entries) <= 1  # nothing more, as it seems

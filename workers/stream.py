@@ -4,7 +4,7 @@ Keys (the braces are a Redis Cluster hash tag: a stream and its bell live on one
 
     energy:{meter}           stream  one entry per accepted request, consumer group "flush"
     energy:{vehicle}                 added by web, deleted by the flush after its COMMIT
-    energy:{meter}:bell      string  "a doorbell is on its way"; set by web for 2 s,
+    energy:{meter}:bell      string  "a doorbell is on its way" (or a flush at work); set for 2 s,
     energy:{vehicle}:bell            deleted by the flush before its last claim (see `silence_bell`)
 
     energy:usage             hash    what each key has used, ever, by "<key id>:<resource>": how the
@@ -220,6 +220,11 @@ def silence_bell(kind: Kind) -> None:
     bell after it and reads later still, so it sees the entry.
     """
     client().delete(_bell(kind))
+
+
+def hold_bell(kind: Kind) -> None:
+    """Keep a bell that is set from being forgotten: a flush is at work, nobody needs to ring."""
+    client().pexpire(_bell(kind), BELL_MS)
 
 
 def claim(kind: Kind, consumer: str, count: int) -> list[Entry]:

@@ -683,6 +683,30 @@ def test_requests_that_come_close_together_are_gathered(
     assert waits == pytest.approx([3 * flush.GATHER_SECONDS_EACH, 7 * flush.GATHER_SECONDS_EACH])
 
 
+def test_a_flush_that_goes_on_holds_the_bell(fleet: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or one would ring every two seconds for a second worker, in the place of the other kind's."""
+    left_ms: list[int] = []
+
+    def time_passes(_: float) -> None:
+        stream.client().pexpire(f"{KEY}:bell", 100)
+
+    claim = stream.claim
+
+    def noted(*args: Any) -> list[stream.Entry]:
+        left_ms.append(int(stream.client().pttl(f"{KEY}:bell")))
+        return claim(*args)
+
+    monkeypatch.setattr(flush.time, "sleep", time_passes)
+    monkeypatch.setattr(stream, "claim", noted)
+    for second in range(3):
+        post(fleet, meter_reading(timestamp=at(seconds=second)))
+    flush_meters()
+    first, gathered, silenced = left_ms
+    assert 1_000 < first <= stream.BELL_MS
+    assert 1_000 < gathered <= stream.BELL_MS
+    assert silenced < 0
+
+
 def test_a_request_alone_and_a_large_one_are_not_waited_for(
     fleet: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
