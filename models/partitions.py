@@ -17,7 +17,7 @@ from models.kinds import Kind
 
 ONE_DAY = timedelta(days=1)
 
-#: A packed index has 28.5 bytes for each row of 68. As it grows it has 35 to 45: a device's
+#: A packed index has 28.5 bytes for each row of 68. As it grows it has 35 to 52: a device's
 #: newest page is split in the middle, and nothing is ever added to the older half.
 SPARSE_SHARE = 0.45
 #: Smaller partitions are left alone.

@@ -54,12 +54,13 @@ from workers.stream import Entry
 
 log = structlog.get_logger(__name__)
 
-#: Readings per transaction. More gain little (the commit is shared by 20,000 already) and make
-#: memory, locks and the repetition after a crash larger.
-BATCH_READINGS = 20_000
+#: Readings per transaction. The more readings of a device share one, the fewer updates of its
+#: latest and lines about its hours: 40,000 take a tenth off what 20,000 cost PostgreSQL. More gain
+#: little and make memory, locks and the repetition after a crash larger.
+BATCH_READINGS = 40_000
 #: Readings claimed at once, by the size of the entries met last: what a flush holds in memory, and
 #: what stays with a worker that could have been shared with another.
-CLAIM_READINGS = 2 * BATCH_READINGS
+CLAIM_READINGS = BATCH_READINGS
 #: Entries claimed at once, at most; at first, when their size is not known, FIRST_ENTRIES.
 MAX_ENTRIES = 500
 FIRST_ENTRIES = 50
