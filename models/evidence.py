@@ -10,11 +10,11 @@ from psycopg import sql
 from sqlalchemy import BigInteger, Connection, Date, Identity, Integer, func, select, text
 from sqlalchemy.orm import Mapped, mapped_column
 
+from models import arrays
 from models.base import Base, Instant
 from models.clock import to_us
 from models.engine import driver
 from models.kinds import METER, VEHICLE, Kind
-from models.steady import array_text
 
 
 class VehicleHourChanged(Base):
@@ -47,10 +47,7 @@ class Touched(NamedTuple):
 _TOUCHED: LiteralString = """
     WITH touched AS (
         SELECT device_key, hour
-        FROM (
-            SELECT key AS device_key, timestamptz 'epoch' + us * interval '1 microsecond' AS hour
-            FROM unnest(%s::int[], %s::int8[]) AS t (key, us)
-        ) AS t
+        FROM unnest(%s::int[], %s::timestamptz[]) AS t (device_key, hour)
         LEFT JOIN {hourly} h USING (device_key, hour)
         WHERE h.energy_kwh IS DISTINCT FROM 0 OR hour < now() - interval '2 hours'
     )
@@ -98,11 +95,12 @@ _TAKE = text("""
 
 def mark(conn: Connection, kind: Kind, hours: Collection[tuple[int, datetime]]) -> None:
     """Note the refreshed (device key, hour) for the vehicles that these devices are, or serve."""
-    keys, instants = (key for key, _ in hours), (to_us(hour) for _, hour in hours)
+    keys = arrays.packed(arrays.INT, [key for key, _ in hours])
+    instants = arrays.packed(arrays.INSTANT, [to_us(hour) for _, hour in hours])
     statement = sql.SQL(_TOUCHED).format(
         hourly=sql.Identifier(kind.hourly.name), vehicles=sql.SQL(_VEHICLES[kind])
     )
-    driver(conn).execute(statement, (array_text(keys), array_text(instants)))
+    driver(conn).execute(statement, (keys, instants))
 
 
 def begin_day(conn: Connection, day: date) -> None:

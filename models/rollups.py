@@ -11,11 +11,12 @@ from psycopg import sql
 from sqlalchemy import Connection, delete, func, select, text
 from sqlalchemy.dialects import postgresql
 
+from models import arrays
 from models.derived import VehicleDirty, VehiclePerformance
 from models.engine import driver
 from models.kinds import METER, VEHICLE, Kind
 from models.registry import Vehicle
-from models.steady import array_text
+from models.steady import known
 
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 
@@ -155,32 +156,45 @@ def write_performance(conn: Connection, rows: Sequence[dict[str, Any]]) -> None:
     driver(conn).execute(_upsert(names, source), (msgspec.json.encode(rows).decode(),))
 
 
-def write_performance_columns(conn: Connection, columns: Mapping[str, Any]) -> None:
-    """As `write_performance`, given columns: sequences of one value a row, or one value for all.
+#: The types of the summary's columns that travel as packed arrays; others as their text.
+_PACKED = {"INTEGER": arrays.INT, "DOUBLE PRECISION": arrays.DOUBLE, "REAL": arrays.REAL} | {
+    "TIMESTAMP WITH TIME ZONE": arrays.INSTANT
+}
 
-    Of sequences, instants are microseconds since 1970, and JSON is text.
+
+def write_performance_columns(conn: Connection, columns: Mapping[str, Any]) -> None:
+    """As `write_performance`, given columns: one value a row, or one value for all.
+
+    Of a value a row, instants are microseconds since 1970, JSON is text, and NaN is null.
     """
     many = {name: values for name, values in columns.items() if not _is_one(values)}
     one = [name for name in _summary_names() if name not in many]
     types = {c.name: c.type.compile(_DIALECT) for c in VehiclePerformance.__table__.columns}
-    read = {"TIMESTAMP WITH TIME ZONE": "timestamptz 'epoch' + {} * interval '1 microsecond'"}
-    arrays = [
-        sql.SQL("%s::{}[]").format(sql.SQL("int8" if types[name] in read else types[name]))
-        for name in many
-    ]
-    listed: list[sql.Composable] = [
-        sql.SQL(read.get(types[name], "{}")).format(sql.Identifier(name)) for name in many
-    ]
-    listed += [sql.SQL("%s::{}").format(sql.SQL(types[name])) for name in one]
+    placeholders = [_PACKED[types[name]].sql if types[name] in _PACKED else "text" for name in many]
     source = sql.SQL("SELECT {listed} FROM unnest({arrays}) AS u ({names})").format(
-        listed=sql.SQL(", ").join(listed),
-        arrays=sql.SQL(", ").join(arrays),
+        listed=sql.SQL(", ").join(
+            [
+                *(_read(name, types[name]) for name in many),
+                *(sql.SQL("%s::{}").format(sql.SQL(types[name])) for name in one),
+            ]
+        ),
+        arrays=sql.SQL(", ").join(sql.SQL("%s::{}[]").format(sql.SQL(p)) for p in placeholders),
         names=sql.SQL(", ").join(map(sql.Identifier, many)),
     )
+    parameters = [_parameter(types[name], values) for name, values in many.items()]
     driver(conn).execute(
-        _upsert([*many, *one], source),
-        [*(columns[name] for name in one), *(array_text(values) for values in many.values())],
+        _upsert([*many, *one], source), [*(columns[name] for name in one), *parameters]
     )
+
+
+def _parameter(type_: str, values: Any) -> Any:
+    return arrays.packed(_PACKED[type_], values) if type_ in _PACKED else arrays.spelled(values)
+
+
+def _read(name: str, type_: str) -> sql.Composable:
+    if type_ in _PACKED:
+        return known(name, _PACKED[type_])
+    return sql.SQL("{}::{}").format(sql.Identifier(name), sql.SQL(type_))
 
 
 def _is_one(value: Any) -> bool:

@@ -1,119 +1,112 @@
-"""What the roll-up reads and writes of many registers at once, as columns (workers/steady/).
-
-Both ways a column is one array: no value is touched by Python on its way in.
-"""
+"""What the roll-up reads and writes of many registers at once, as columns (workers/steady/)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cache
-from typing import Any, LiteralString
+from typing import LiteralString
 
 import numpy as np
-import numpy.typing as npt
 from psycopg import sql
 from sqlalchemy import Connection
 
-from models import hours
+from models import arrays, hours
+from models.arrays import DOUBLE, INSTANT, INT, REAL, Array, Type
 from models.engine import driver
 from models.kinds import VEHICLE, Kind
 
-Array = npt.NDArray[Any]
-
-#: PostgreSQL counts microseconds from 2000-01-01.
-_EPOCH_US = 946_684_800_000_000
-#: Of an array in its binary form: dimensions, flags, element type, length, lower bound.
-_HEADER_BYTES = 20
-#: Elements of an hourly row's line, the borders inside an hour: all but its first.
+#: Five-minute borders of an hour. A line has no element for the first: that lies in the seam.
 BORDERS = 3600 // hours.BORDER_SECONDS
-_NUMPY = {"int": ">i4", "int8": ">i8", "float8": ">f8", "timestamptz": ">i8"}
 
 #: Uses index: the history's primary key, in the partitions of [begin, end).
 _SAMPLES: LiteralString = """
     SELECT d.key, recorded_at, received_at, {kwh}::float8 {vehicle}
-    FROM unnest({keys}::int[], {after}::int8[]) AS d (key, after_us)
-    JOIN {history} h ON h.device_key = d.key
-        AND recorded_at > timestamptz 'epoch' + after_us * interval '1 microsecond'
-        AND recorded_at >= {begin}::timestamptz AND recorded_at < {end}::timestamptz
+    FROM unnest(%(keys)s::int[], %(after)s::timestamptz[]) AS d (key, after)
+    JOIN {history} h ON h.device_key = d.key AND recorded_at > d.after
+        AND recorded_at >= %(begin)s AND recorded_at < %(end)s
     ORDER BY 1, 2
 """
+_SAMPLE_TYPES = {"key": INT, "at_us": INSTANT, "received_us": INSTANT, "kwh": DOUBLE}
+_SAMPLE_TYPES_VEHICLE = {"temp_c": DOUBLE, "soc_pct": DOUBLE}
+
 #: Uses index: {hourly}'s primary key (device_key, hour).
 _HOURS: LiteralString = """
     SELECT h.device_key, hour, first_at, first_kwh, last_at, last_kwh, energy_kwh, samples,
            max_gap_seconds, coalesce(lag_min_seconds, 'NaN'), coalesce(lag_max_seconds, 'NaN'),
            (rough OR seam_kwh IS NOT NULL OR gaps_from <> '{{}}' OR uncertain_kwh <> 0)::int,
            {line} {vehicle}
-    FROM unnest({keys}::int[]) AS d (key)
-    JOIN {hourly} h ON h.device_key = d.key AND hour >= {since}::timestamptz
+    FROM unnest(%(keys)s::int[]) AS d (key)
+    JOIN {hourly} h ON h.device_key = d.key AND hour >= %(since)s
     ORDER BY 1, 2
 """
+_HOUR_TYPES = {
+    "key": INT,
+    "hour_us": INSTANT,
+    "first_us": INSTANT,
+    "first_kwh": DOUBLE,
+    "last_us": INSTANT,
+    "last_kwh": DOUBLE,
+    "energy_kwh": DOUBLE,
+    "samples": INT,
+    "max_gap_seconds": DOUBLE,
+    "lag_min_seconds": DOUBLE,
+    "lag_max_seconds": DOUBLE,
+    "odd": INT,
+} | {f"line_{n}": DOUBLE for n in range(1, BORDERS)}
+_HOUR_TYPES_VEHICLE = dict.fromkeys(
+    ("temp_sum_c", "temp_min_c", "temp_max_c", "soc_first_pct", "soc_last_pct"), DOUBLE
+)
+
 _LIMITS: LiteralString = """
     SELECT key, coalesce(max_power_kw, 'NaN'), coalesce(resolution_kwh, 'NaN'),
            coalesce(edge_gap_seconds, 'NaN')
-    FROM {devices} WHERE key = ANY ({keys}::int[]) ORDER BY key
+    FROM {devices} WHERE key = ANY (%(keys)s::int[]) ORDER BY key
 """
+_LIMIT_TYPES = {
+    "key": INT,
+    "max_power_kw": DOUBLE,
+    "resolution_kwh": DOUBLE,
+    "edge_gap_seconds": DOUBLE,
+}
 #: Uses index: the events' primary key (device_key, at).
 _JUDGED: LiteralString = """
-    SELECT DISTINCT e.device_key FROM unnest({keys}::int[]) AS d (key)
-    JOIN {events} e ON e.device_key = d.key AND e.at >= {since}::timestamptz
+    SELECT DISTINCT e.device_key FROM unnest(%(keys)s::int[]) AS d (key)
+    JOIN {events} e ON e.device_key = d.key AND e.at >= %(since)s
+"""
+#: Uses index: the primary key of reading_conflicts (kind, device_key, recorded_at).
+_CONFLICTS: LiteralString = """
+    SELECT device_key, count(*)::int FROM reading_conflicts
+    WHERE kind = %(kind)s AND device_key = ANY (%(keys)s::int[])
+      AND recorded_at >= %(begin)s AND recorded_at <= %(end)s
+    GROUP BY device_key
 """
 _WRITE: LiteralString = """
     INSERT INTO {hourly} ({columns}, rough)
     SELECT {read}, false FROM unnest({arrays}) AS u ({columns})
     ORDER BY device_key, hour
-    ON CONFLICT (device_key, hour) DO UPDATE SET ({changed}) = (SELECT {excluded})
+    ON CONFLICT (device_key, hour) DO UPDATE SET ({changed}, rough) = (SELECT {excluded}, false)
 """
-
-_SAMPLE_TYPES = {
-    "key": "int",
-    "at_us": "timestamptz",
-    "received_us": "timestamptz",
-    "kwh": "float8",
-}
-_SAMPLE_VEHICLE = {"temp_c": "float8", "soc_pct": "float8"}
-_HOUR_TYPES = {
-    "key": "int",
-    "hour_us": "timestamptz",
-    "first_us": "timestamptz",
-    "first_kwh": "float8",
-    "last_us": "timestamptz",
-    "last_kwh": "float8",
-    "energy_kwh": "float8",
-    "samples": "int",
-    "max_gap_seconds": "float8",
-    "lag_min_seconds": "float8",
-    "lag_max_seconds": "float8",
-    "odd": "int",
-} | {f"line_{n}": "float8" for n in range(1, BORDERS)}
-_HOUR_VEHICLE = {
-    "temp_sum_c": "float8",
-    "temp_min_c": "float8",
-    "temp_max_c": "float8",
-    "soc_first_pct": "float8",
-    "soc_last_pct": "float8",
-}
-#: Columns of an hourly row as they are written; what a steady hour never has stays at its default.
+#: Columns of an hourly row as they are written, `line_kwh` apart; the others stay at their default.
 _WRITTEN = {
-    "device_key": "int",
-    "hour": "timestamptz",
-    "first_at": "timestamptz",
-    "first_kwh": "float8",
-    "last_at": "timestamptz",
-    "last_kwh": "float8",
-    "energy_kwh": "float8",
-    "samples": "int",
-    "line_kwh": "text",
-    "max_gap_seconds": "float8",
-    "lag_min_seconds": "float8",
-    "lag_max_seconds": "float8",
+    "device_key": INT,
+    "hour": INSTANT,
+    "first_at": INSTANT,
+    "first_kwh": DOUBLE,
+    "last_at": INSTANT,
+    "last_kwh": DOUBLE,
+    "energy_kwh": DOUBLE,
+    "samples": INT,
+    "max_gap_seconds": DOUBLE,
+    "lag_min_seconds": DOUBLE,
+    "lag_max_seconds": DOUBLE,
 }
 _WRITTEN_VEHICLE = {
-    "battery_temp_sum_c": "float8",
-    "battery_temp_min_c": "float8",
-    "battery_temp_max_c": "float8",
-    "soc_first_pct": "float4",
-    "soc_last_pct": "float4",
+    "battery_temp_sum_c": DOUBLE,
+    "battery_temp_min_c": DOUBLE,
+    "battery_temp_max_c": DOUBLE,
+    "soc_first_pct": REAL,
+    "soc_last_pct": REAL,
 }
 
 
@@ -142,12 +135,15 @@ def samples(
         kwh=sql.Identifier(kind.counter.column),
         vehicle=sql.SQL(", battery_temp_c::float8, soc_pct::float8" if vehicle else ""),
         history=sql.Identifier(kind.history.name),
-        keys=sql.Literal(array_text(keys)),
-        after=sql.Literal(array_text(after_us)),
-        begin=sql.Literal(within[0]),
-        end=sql.Literal(within[1]),
     )
-    return _columns(conn, statement, _SAMPLE_TYPES | (_SAMPLE_VEHICLE if vehicle else {}))
+    parameters = {
+        "keys": arrays.packed(INT, keys),
+        "after": arrays.packed(INSTANT, after_us),
+        "begin": within[0],
+        "end": within[1],
+    }
+    types = _SAMPLE_TYPES | (_SAMPLE_TYPES_VEHICLE if vehicle else {})
+    return arrays.read(conn, statement, parameters, types)
 
 
 def hour_rows(conn: Connection, kind: Kind, keys: Array, since: datetime) -> Array:
@@ -156,11 +152,9 @@ def hour_rows(conn: Connection, kind: Kind, keys: Array, since: datetime) -> Arr
     `odd`: something in it is not a plain rise. `line_n`: NaN where the line has no such element.
     """
     vehicle = kind is VEHICLE
-    line: list[sql.Composable] = [
-        sql.SQL("coalesce(line_kwh[{}], 'NaN')").format(sql.Literal(n)) for n in range(1, BORDERS)
-    ]
+    element = sql.SQL("coalesce(line_kwh[{}], 'NaN')")
     statement = sql.SQL(_HOURS).format(
-        line=sql.SQL(", ").join(line),
+        line=sql.SQL(", ").join(element.format(sql.Literal(n)) for n in range(1, BORDERS)),
         vehicle=sql.SQL(
             ", battery_temp_sum_c, battery_temp_min_c, battery_temp_max_c"
             ", coalesce(soc_first_pct::float8, 'NaN'), coalesce(soc_last_pct::float8, 'NaN')"
@@ -168,133 +162,80 @@ def hour_rows(conn: Connection, kind: Kind, keys: Array, since: datetime) -> Arr
             else ""
         ),
         hourly=sql.Identifier(kind.hourly.name),
-        keys=sql.Literal(array_text(keys)),
-        since=sql.Literal(since),
     )
-    return _columns(conn, statement, _HOUR_TYPES | (_HOUR_VEHICLE if vehicle else {}))
+    types = _HOUR_TYPES | (_HOUR_TYPES_VEHICLE if vehicle else {})
+    return arrays.read(conn, statement, {"keys": arrays.packed(INT, keys), "since": since}, types)
 
 
 def limits(conn: Connection, kind: Kind, keys: Array) -> Array:
     """What was set for these devices, NaN where nothing was: key, power, resolution, edge gap."""
-    statement = sql.SQL(_LIMITS).format(
-        devices=sql.Identifier(kind.devices.name), keys=sql.Literal(array_text(keys))
-    )
-    names = ("max_power_kw", "resolution_kwh", "edge_gap_seconds")
-    return _columns(conn, statement, {"key": "int"} | dict.fromkeys(names, "float8"))
+    statement = sql.SQL(_LIMITS).format(devices=sql.Identifier(kind.devices.name))
+    return arrays.read(conn, statement, {"keys": arrays.packed(INT, keys)}, _LIMIT_TYPES)
 
 
 def judged(conn: Connection, kind: Kind, keys: Array, since: datetime) -> Array:
     """Those of these devices that have judged samples since an instant."""
-    statement = sql.SQL(_JUDGED).format(
-        events=sql.Identifier(kind.events.name),
-        keys=sql.Literal(array_text(keys)),
-        since=sql.Literal(since),
-    )
-    found: Array = _columns(conn, statement, {"key": "int"})["key"]
+    statement = sql.SQL(_JUDGED).format(events=sql.Identifier(kind.events.name))
+    parameters = {"keys": arrays.packed(INT, keys), "since": since}
+    found: Array = arrays.read(conn, statement, parameters, {"key": INT})["key"]
     return found
 
 
-def conflicts(
-    conn: Connection, kind: Kind, keys: Array, from_at: datetime, to_at: datetime
-) -> Array:
-    """How many values were refused for each of these devices in [from_at, to_at]."""
-    # Uses index: the primary key of reading_conflicts (kind, device_key, recorded_at).
-    statement = sql.SQL(
-        "SELECT device_key, count(*)::int FROM reading_conflicts WHERE kind = {kind}"
-        " AND device_key = ANY ({keys}::int[]) AND recorded_at >= {from_at}::timestamptz"
-        " AND recorded_at <= {to_at}::timestamptz GROUP BY device_key"
-    ).format(
-        kind=sql.Literal(kind.name),
-        keys=sql.Literal(array_text(keys)),
-        from_at=sql.Literal(from_at),
-        to_at=sql.Literal(to_at),
-    )
-    rows = _columns(conn, statement, {"key": "int", "count": "int"})
-    order = np.argsort(rows["key"])
-    place = np.searchsorted(rows["key"], keys, sorter=order)
-    counts = np.zeros(len(keys), np.int64)
-    there = place < len(rows)
-    there[there] = rows["key"][order[place[there]]] == keys[there]
-    counts[there] = rows["count"][order[place[there]]]
-    return counts
+def conflicts(conn: Connection, kind: Kind, keys: Array, begin: datetime, end: datetime) -> Array:
+    """How many values were refused for each of these devices in [begin, end]."""
+    parameters = {
+        "kind": kind.name,
+        "keys": arrays.packed(INT, keys),
+        "begin": begin,
+        "end": end,
+    }
+    rows = arrays.read(conn, sql.SQL(_CONFLICTS), parameters, {"key": INT, "count": INT})
+    counted = dict(zip(rows["key"].tolist(), rows["count"].tolist(), strict=True))
+    return np.array([counted.get(key, 0) for key in keys.tolist()], np.int64)
 
 
-def write_hours(conn: Connection, kind: Kind, columns: Mapping[str, Iterable[Any]]) -> None:
+def write_hours(
+    conn: Connection, kind: Kind, columns: Mapping[str, Array], line_kwh: Sequence[str]
+) -> None:
     """Upsert hourly rows of steady registers, given as columns of the table's names.
 
-    `line_kwh` is an array literal for each row; instants are microseconds since 1970.
+    `line_kwh` is an array in PostgreSQL's spelling for each row. Instants are microseconds since
+    1970; NaN is null.
     """
-    types = _WRITTEN | (_WRITTEN_VEHICLE if kind is VEHICLE else {})
-    driver(conn).execute(_write_statement(kind), [array_text(columns[name]) for name in types])
+    types = _written(kind)
+    driver(conn).execute(
+        _write_statement(kind),
+        [
+            *(arrays.packed(type_, columns[n]) for n, type_ in types.items()),
+            arrays.spelled(line_kwh),
+        ],
+    )
+
+
+def _written(kind: Kind) -> Mapping[str, Type]:
+    return _WRITTEN | (_WRITTEN_VEHICLE if kind is VEHICLE else {})
 
 
 @cache
 def _write_statement(kind: Kind) -> sql.Composed:
-    types = _WRITTEN | (_WRITTEN_VEHICLE if kind is VEHICLE else {})
-    instant: LiteralString = "timestamptz 'epoch' + {} * interval '1 microsecond'"
-    read = {"timestamptz": instant, "text": "{}::float8[]"}
-    names = list(map(sql.Identifier, types))
-    changed = [sql.Identifier(name) for name in types if name not in {"device_key", "hour"}]
+    types = _written(kind)
+    names = [*map(sql.Identifier, types), sql.Identifier("line_kwh")]
+    changed = [name for name in names if name.as_string() not in {'"device_key"', '"hour"'}]
     return sql.SQL(_WRITE).format(
         hourly=sql.Identifier(kind.hourly.name),
         columns=sql.SQL(", ").join(names),
         read=sql.SQL(", ").join(
-            sql.SQL(read.get(type_, "{}")).format(name)
-            for name, type_ in zip(names, types.values(), strict=True)
+            [*(known(name, type_) for name, type_ in types.items()), sql.SQL("line_kwh::float8[]")]
         ),
         arrays=sql.SQL(", ").join(
-            sql.SQL(f"%s::{'int8' if type_ == 'timestamptz' else type_}[]")
-            for type_ in types.values()
+            [*(sql.SQL(f"%s::{type_.sql}[]") for type_ in types.values()), sql.SQL("%s::text[]")]
         ),
-        changed=sql.SQL(", ").join([*changed, sql.Identifier("rough")]),
-        excluded=sql.SQL(", ").join(
-            sql.SQL("excluded.{}").format(name) for name in [*changed, sql.Identifier("rough")]
-        ),
+        changed=sql.SQL(", ").join(changed),
+        excluded=sql.SQL(", ").join(sql.SQL("excluded.{}").format(name) for name in changed),
     )
 
 
-def array_text(values: Iterable[Any]) -> str:
-    """An array as PostgreSQL reads it; NaN and None become null.
-
-    psycopg would look at each element by itself.
-    """
-    listed = values.tolist() if isinstance(values, np.ndarray) else values
-    return "{" + ",".join(map(_spelled, listed)) + "}"
-
-
-def _spelled(value: Any) -> str:
-    if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    # Only NaN is not itself.
-    return "NULL" if value is None or value != value else repr(value)  # noqa: PLR0124
-
-
-def _columns(conn: Connection, statement: sql.Composed, types: Mapping[str, str]) -> Array:
-    """The rows of a query that has no nulls, as one structured array; instants since 1970.
-
-    Each column travels as one array, whose binary form numpy reads as it is.
-    """
-    names = list(map(sql.Identifier, types))
-    gathered = sql.SQL("SELECT {arrays} FROM ({statement}) AS found ({names})").format(
-        arrays=sql.SQL(", ").join(sql.SQL("array_agg({})").format(name) for name in names),
-        statement=statement,
-        names=sql.SQL(", ").join(names),
-    )
-    with driver(conn).cursor(binary=True) as cursor:
-        cursor.execute(gathered)
-        result = cursor.pgresult
-        assert result is not None  # noqa: S101  (a query has one)
-        raw = [result.get_value(0, n) or b"" for n in range(len(types))]
-    count = max(len(raw[0]) - _HEADER_BYTES, 0) // np.dtype(_element("int")).itemsize
-    found = np.empty(count, [(n, _NUMPY[t].replace(">", "=")) for n, t in types.items()])
-    for (name, type_), array in zip(types.items(), raw, strict=True):
-        values = np.frombuffer(array, _element(type_), offset=_HEADER_BYTES if count else 0)[
-            "value"
-        ]
-        found[name] = values + _EPOCH_US if type_ == "timestamptz" else values
-    return found
-
-
-def _element(type_: str) -> list[tuple[str, str]]:
-    """An element of an array in PostgreSQL's binary form."""
-    return [("length", ">i4"), ("value", _NUMPY[type_])]
+def known(name: str, type_: Type) -> sql.Composable:
+    """A column of which NaN says that there is no value."""
+    column = sql.Identifier(name)
+    return sql.SQL("nullif({}, 'NaN')").format(column) if type_ in {DOUBLE, REAL} else column

@@ -7,31 +7,22 @@ changes nothing. Every multi-row write is sorted by key, so concurrent writers c
 from __future__ import annotations
 
 import hashlib
-from array import array
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cache
-from operator import itemgetter
-from typing import Any
 
 import msgspec
+import numpy as np
 import psycopg
 from psycopg import sql
-from sqlalchemy import Column, Connection, DateTime
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.dialects.postgresql import REAL
+from sqlalchemy import Connection
 
-from models.clock import HOUR_US, from_us, to_us
+from models import arrays, columns
+from models.clock import from_us, to_us
 from models.codec import Row
+from models.columns import Columns, Ints, Mask
 from models.engine import driver
 from models.kinds import Kind
-
-#: PostgreSQL counts microseconds from 2000-01-01; its binary timestamptz is that number.
-_POSTGRES_EPOCH_US = 946_684_800_000_000
-#: timestamptz travels as int8, which needs no conversion on either side.
-_COPY_TYPE = {"INTEGER": "int4", "DATETIME": "int8", "DOUBLE": "float8", "REAL": "float4"}
-
 
 #: No limit: as many devices as there are keys.
 MAX_DEVICES = 2**31 - 1
@@ -96,47 +87,49 @@ def resolve_devices(
     return {(fleet, device): key for fleet, device, key in found}
 
 
-def store(conn: Connection, kind: Kind, rows: Iterable[Row]) -> Stored:
+def store(conn: Connection, kind: Kind, readings: Columns | Iterable[Row]) -> Stored:
     """Write a batch: history (first value wins), latest (newest wins), hours to recompute.
 
     A different value for a (device, timestamp) already taken goes to `reading_conflicts`.
-    Raises psycopg.Error; the caller's transaction is then to be rolled back.
+    Raises psycopg.Error, or OverflowError for an instant beyond the calendar; the caller's
+    transaction is then to be rolled back.
     """
-    firsts, repeated = _split_repeats(rows)
+    batch = readings if isinstance(readings, Columns) else Columns.of(kind, readings)
+    if not len(batch):
+        return NOTHING
+    batch.check_calendar()
+    firsts, repeated = batch.first_of_each()
     inserted = _insert_history(conn, kind, firsts)
-    beaten = repeated
-    if len(inserted) < len(firsts):
-        known = {(row.device_key, row.recorded_us) for row in inserted}
-        beaten += [row for row in firsts if (row.device_key, row.recorded_us) not in known]
+    beaten = [*repeated.rows(), *firsts.take(~inserted).rows()]
     contradicting = _contradictions(conn, kind, beaten) if beaten else []
-    _update_latest(conn, kind, inserted)
-    _mark_dirty(conn, kind, inserted)
+    new = firsts.take(inserted) if beaten else firsts
+    if len(new):
+        _update_latest(conn, kind, new.newest())
+        _mark_dirty(conn, kind, *new.hours())
     _keep_conflicts(conn, kind, contradicting)
-    return Stored(len(inserted), len(beaten) - len(contradicting), len(contradicting))
+    return Stored(len(new), len(beaten) - len(contradicting), len(contradicting))
 
 
-def _split_repeats(rows: Iterable[Row]) -> tuple[list[Row], list[Row]]:
-    """(the first of each key, sorted; those that came after it)."""
-    firsts: dict[tuple[int, int], Row] = {}
-    repeated = []
-    for row in rows:
-        if firsts.setdefault((row[0], row[1]), row) is not row:
-            repeated.append(row)
-    return sorted(firsts.values()), repeated
-
-
-def _insert_history(conn: Connection, kind: Kind, rows: list[Row]) -> list[Row]:
-    """The rows that are new. COPY first: a batch without a repeated reading is the normal case."""
+def _insert_history(conn: Connection, kind: Kind, batch: Columns) -> Mask:
+    """Which are new. COPY first: a batch without a repeated reading is the normal case."""
     try:
         with conn.begin_nested():
-            _copy(conn, kind, rows)
-        return rows
+            _copy(conn, kind, batch)
+        return np.ones(len(batch), np.bool_)
     except psycopg.errors.UniqueViolation:
-        return _insert_unless_present(conn, kind, rows)
+        return _insert_unless_present(conn, kind, batch)
 
 
-def _insert_unless_present(conn: Connection, kind: Kind, rows: list[Row]) -> list[Row]:
-    """The rows that were new; waits for a concurrent writer of the same key to end."""
+def _copy(conn: Connection, kind: Kind, batch: Columns) -> None:
+    statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(
+        sql.Identifier(kind.history.name), _column_list(kind)
+    )
+    with driver(conn).cursor() as cursor, cursor.copy(statement) as copy:
+        copy.write(columns.copy_bytes(kind, batch))
+
+
+def _insert_unless_present(conn: Connection, kind: Kind, batch: Columns) -> Mask:
+    """Which were new; waits for a concurrent writer of the same key to end."""
     statement = sql.SQL(
         "INSERT INTO {history} ({columns}) SELECT {columns} FROM {batch}"
         " ORDER BY device_key, recorded_at"
@@ -144,9 +137,9 @@ def _insert_unless_present(conn: Connection, kind: Kind, rows: list[Row]) -> lis
     ).format(
         history=sql.Identifier(kind.history.name), columns=_column_list(kind), batch=_batch(kind)
     )
-    returned = driver(conn).execute(statement, _arrays(kind, rows)).fetchall()
+    returned = driver(conn).execute(statement, columns.parameters(kind, batch)).fetchall()
     inserted = {(key, to_us(recorded_at)) for key, recorded_at in returned}
-    return [row for row in rows if (row.device_key, row.recorded_us) in inserted]
+    return np.array([identity in inserted for identity in batch.identities()], np.bool_)
 
 
 def _contradictions(conn: Connection, kind: Kind, rows: list[Row]) -> list[Row]:
@@ -160,16 +153,14 @@ def _contradictions(conn: Connection, kind: Kind, rows: list[Row]) -> list[Row]:
         ours=sql.SQL(", ").join(sql.Identifier("batch", m.column) for m in kind.measures),
         theirs=sql.SQL(", ").join(sql.Identifier("h", m.column) for m in kind.measures),
     )
-    found = driver(conn).execute(statement, _arrays(kind, rows)).fetchall()
+    parameters = columns.parameters(kind, Columns.of(kind, rows))
+    found = driver(conn).execute(statement, parameters).fetchall()
     return [rows[place - 1] for (place,) in found]
 
 
-def _update_latest(conn: Connection, kind: Kind, rows: list[Row]) -> None:
-    """Only the newest reading per device travels; only a newer one replaces what is there."""
-    newest = list({row.device_key: row for row in rows}.values())  # rows are sorted by time
-    if not newest:
-        return
-    columns = [c.name for c in kind.latest.columns if c.name != "device_key"]
+def _update_latest(conn: Connection, kind: Kind, newest: Columns) -> None:
+    """One reading per device; only a newer one replaces what is there."""
+    names = [c.name for c in kind.latest.columns if c.name != "device_key"]
     statement = sql.SQL(
         "INSERT INTO {latest} ({columns}) SELECT {columns} FROM {batch} ORDER BY device_key"
         " ON CONFLICT (device_key) DO UPDATE SET ({changed}) = ROW ({excluded})"
@@ -178,27 +169,28 @@ def _update_latest(conn: Connection, kind: Kind, rows: list[Row]) -> None:
         latest=sql.Identifier(kind.latest.name),
         columns=_column_list(kind),
         batch=_batch(kind),
-        changed=sql.SQL(", ").join(map(sql.Identifier, columns)),
-        excluded=sql.SQL(", ").join(sql.Identifier("excluded", name) for name in columns),
+        changed=sql.SQL(", ").join(map(sql.Identifier, names)),
+        excluded=sql.SQL(", ").join(sql.Identifier("excluded", name) for name in names),
     )
-    driver(conn).execute(statement, _arrays(kind, newest))
+    driver(conn).execute(statement, columns.parameters(kind, newest))
 
 
-def _mark_dirty(conn: Connection, kind: Kind, rows: list[Row]) -> None:
-    """One line per (device, hour) whose history changed."""
-    earliest: dict[tuple[int, int], datetime] = {}
-    for row in rows:  # sorted by time
-        earliest.setdefault((row.device_key, row.recorded_us // HOUR_US), from_us(row.recorded_us))
-    hours = [(*hour, at) for hour, at in sorted(earliest.items())]
-    if not hours:
-        return
+def _mark_dirty(conn: Connection, kind: Kind, devices: Ints, hours: Ints, earliest: Ints) -> None:
+    """One line per (device, hour) whose history changed, with its earliest new reading."""
     statement = sql.SQL(
         "INSERT INTO {} (device_key, hour, from_at)"
         " SELECT device_key, timestamptz 'epoch' + hours * interval '1 hour', from_at"
         " FROM unnest(%s::int[], %s::int[], %s::timestamptz[])"
         "   AS dirty (device_key, hours, from_at)"
     ).format(sql.Identifier(kind.dirty.name))
-    driver(conn).execute(statement, tuple(map(list, zip(*hours, strict=True))))
+    driver(conn).execute(
+        statement,
+        (
+            arrays.packed(arrays.INT, devices),
+            arrays.packed(arrays.INT, hours),
+            arrays.packed(arrays.INSTANT, earliest),
+        ),
+    )
 
 
 def _keep_conflicts(conn: Connection, kind: Kind, rows: list[Row]) -> None:
@@ -221,58 +213,18 @@ def _keep_conflicts(conn: Connection, kind: Kind, rows: list[Row]) -> None:
 
 
 @cache
-def _arrangement(kind: Kind) -> itemgetter[Any]:
-    """From (device_key, recorded, received, *values) to the order of the table's columns."""
-    names = ["device_key", "recorded_at", "received_at", *(m.column for m in kind.measures)]
-    return itemgetter(*(names.index(column.name) for column in kind.history.columns))
-
-
-@cache
 def _column_list(kind: Kind) -> sql.Composed:
-    return sql.SQL(", ").join(sql.Identifier(column.name) for column in kind.history.columns)
-
-
-def _copy(conn: Connection, kind: Kind, rows: list[Row]) -> None:
-    statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(
-        sql.Identifier(kind.history.name), _column_list(kind)
-    )
-    arrange = _arrangement(kind)
-    with driver(conn).cursor() as cursor, cursor.copy(statement) as copy:
-        copy.set_types([_COPY_TYPE[c.type.__visit_name__.upper()] for c in kind.history.columns])
-        for key, recorded_us, received_us, values in rows:
-            recorded, received = recorded_us - _POSTGRES_EPOCH_US, received_us - _POSTGRES_EPOCH_US
-            copy.write_row(arrange((key, recorded, received, *values)))
+    return sql.SQL(", ").join(map(sql.Identifier, columns.names(kind)))
 
 
 @cache
 def _batch(kind: Kind) -> sql.Composed:
-    """A relation `batch` with history's columns, made of the parameters `_arrays` gives.
+    """A relation `batch` with history's columns, made of the parameters `columns.parameters` gives.
 
     Its last column, `place`, counts the rows from 1.
     """
-    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
-    types = [column.type.compile(dialect) for column in kind.history.columns]
+    types = columns.sql_types(kind)
     arrays = sql.SQL(", ").join(sql.SQL(f"%s::{name}[]") for name in types)
     return sql.SQL("unnest({}) WITH ORDINALITY AS batch ({}, place)").format(
         arrays, _column_list(kind)
     )
-
-
-def _arrays(kind: Kind, rows: Sequence[Row]) -> list[str]:
-    """The rows by columns, in the order of the table's, as array literals.
-
-    psycopg would look at each element by itself, which costs twice as much as all the rest.
-    """
-    arrange = _arrangement(kind)
-    columns = zip(*(arrange((row[0], row[1], row[2], *row[3])) for row in rows), strict=True)
-    return [
-        f"{{{','.join(_spelled(column, values))}}}"
-        for column, values in zip(kind.history.columns, columns, strict=True)
-    ]
-
-
-def _spelled(column: Column[Any], values: Sequence[Any]) -> Iterable[str]:
-    if isinstance(column.type, DateTime):
-        return [from_us(micros).isoformat() for micros in values]
-    # PostgreSQL refuses to narrow a double that is too small for a REAL; COPY's bytes become 0.
-    return map(repr, array("f", values) if isinstance(column.type, REAL) else values)

@@ -56,7 +56,7 @@ class Failpoints:
         for owner, name, error in (
             (psycopg.Cursor, "execute", psycopg.OperationalError),
             (psycopg.Cursor, "copy", psycopg.OperationalError),
-            (psycopg.Copy, "write_row", psycopg.OperationalError),
+            (psycopg.Copy, "write", psycopg.OperationalError),
             (psycopg.Connection, "commit", psycopg.OperationalError),
             (redis.Redis, "execute_command", redis.ConnectionError),
             (redis.client.Pipeline, "execute", redis.ConnectionError),
@@ -89,6 +89,8 @@ class Failpoints:
         elif self.when is When.WITHIN and isinstance(owner, redis.client.Pipeline):
             del owner.command_stack[1:]
             call(owner, *args, **kwargs)
+        elif self.when is When.WITHIN and isinstance(owner, psycopg.Copy):
+            call(owner, args[0][: len(args[0]) // 2])
 
 
 def _name(method: str, owner: Any, args: tuple[Any, ...]) -> str:

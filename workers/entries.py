@@ -1,16 +1,27 @@
-"""Stream entries back into readings. The stream is input too: what is read is checked again."""
+"""Stream entries back into readings. The stream is input too: what is read is checked again.
+
+There are two ways. Where every reading of a batch is lawful, which is the rule, the batch becomes
+columns (`decode_plain`). Where one is not, readings come out one by one, each with the entry and
+the place that a dead letter names (`decode`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, repeat
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 
 from models import codec
 from models.clock import from_us, rfc3339, to_us
+from models.columns import Columns, Floats, Ints
 from models.deadletters import Dead
 from models.kinds import Kind
+from models.writes import Device
 from workers.stream import Entry
 
 WHOLE_ENTRY = -1
@@ -43,6 +54,51 @@ def _spelled(micros: int) -> str:
         return rfc3339(from_us(micros))
     except OverflowError:  # before the year 1 or after 9999: only by hand past the door
         return f"{micros} us since 1970"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plain:
+    """The readings of entries with which nothing is wrong, by columns."""
+
+    devices: list[Device]
+    recorded_us: Ints
+    received_us: Ints
+    values: tuple[Floats, ...]
+
+    def columns(self, keys: Mapping[Device, int]) -> Columns:
+        """With the devices' keys; each must have one."""
+        device_key = np.fromiter(map(keys.__getitem__, self.devices), np.int32, len(self.devices))
+        return Columns(device_key, self.recorded_us, self.received_us, self.values)
+
+
+def decode_plain(kind: Kind, entries: Sequence[Entry]) -> Plain | None:
+    """The readings of `entries`; None if one is not lawful: `decode` then says which, and why."""
+    try:
+        bodies = [codec.plain_decoder(kind).decode(entry.body or b"") for entry in entries]
+        readings = list(chain.from_iterable(bodies))
+        spelled = list(map(attrgetter("timestamp"), readings))
+        instants = codec.instants(set(spelled))
+    except codec.DECODE_ERRORS:
+        return None
+    ids = list(map(attrgetter(kind.id_field), readings))
+    counts = list(map(len, bodies))
+    fleets = _repeated((entry.fleet_id for entry in entries), counts)
+    if None in fleets or not all(map(codec.is_device_id, set(ids))):
+        return None
+    return Plain(
+        list(zip(fleets, ids, strict=True)),
+        np.fromiter(map(instants.__getitem__, spelled), np.int64, len(spelled)),
+        np.repeat(np.array([entry.received_us for entry in entries], np.int64), counts),
+        tuple(
+            np.fromiter(map(attrgetter(m.field), readings), np.float64, len(readings))
+            for m in kind.measures
+        ),
+    )
+
+
+def _repeated(items: Iterable[Any], counts: Iterable[int]) -> list[Any]:
+    """Each item as often as its count says."""
+    return list(chain.from_iterable(map(repeat, items, counts)))
 
 
 def decode(kind: Kind, entries: Sequence[Entry]) -> tuple[list[Reading], list[Dead]]:

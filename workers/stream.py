@@ -4,8 +4,8 @@ Keys (the braces are a Redis Cluster hash tag: a stream and its bell live on one
 
     energy:{meter}           stream  one entry per accepted request, consumer group "flush"
     energy:{vehicle}                 added by web, deleted by the flush after its COMMIT
-    energy:{meter}:bell      string  "a doorbell is on its way"; set by web for 2 s,
-    energy:{vehicle}:bell            deleted by the flush BEFORE it reads (see `silence_bell`)
+    energy:{meter}:bell      string  "a doorbell is on its way" (or a flush at work); set for 2 s,
+    energy:{vehicle}:bell            deleted by the flush before its last claim (see `silence_bell`)
 
     energy:usage             hash    what each key has used, ever, by "<key id>:<resource>": how the
                                      web processes share a key's limits (web/quota.py)
@@ -214,12 +214,17 @@ _appends = SharedTrip(_append_all)
 
 
 def silence_bell(kind: Kind) -> None:
-    """Let the next request ring again. Before reading, never after.
+    """Let the next request ring again. A flush may end only with a claim that came after this.
 
     A request that finds the bell set has added its entry before that moment; the flush deletes the
     bell after it and reads later still, so it sees the entry.
     """
     client().delete(_bell(kind))
+
+
+def hold_bell(kind: Kind) -> None:
+    """Keep a bell that is set from being forgotten: a flush is at work, nobody needs to ring."""
+    client().pexpire(_bell(kind), BELL_MS)
 
 
 def claim(kind: Kind, consumer: str, count: int) -> list[Entry]:

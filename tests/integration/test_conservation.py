@@ -13,10 +13,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from models import conservation, deadletters
+from models import conservation, writes
 from models.conservation import Differences
 from models.engine import transaction
 from models.kinds import KINDS, METER, VEHICLE
+from models.writes import NOTHING, Stored
 from tests import factories
 from tests.factories import at, execute, meter_reading, post_to_stream, rows, vehicle_reading
 from tests.failpoints import Failpoints, When, fail
@@ -175,19 +176,17 @@ def test_two_workers_at_one_request_at_the_same_moment_count_it_once(
     stream.ensure_group(METER)
     entries = stream.claim(METER, "slow", 10)
     both_have_stored = threading.Barrier(2, timeout=20)
-    bury = deadletters.bury
     met = threading.local()
 
-    def wait_for_the_other(*args: Any) -> None:
-        bury(*args)
+    def wait_for_the_other(*_: Any) -> Stored:
         if not getattr(met, "once", False):
             met.once = True
             both_have_stored.wait()
+        return NOTHING
 
     # The same readings would make one wait for the other's rows before both are that far: the
     # second stores nothing, as it would once the first has committed.
-    monkeypatch.setattr(deadletters, "bury", wait_for_the_other)
-    monkeypatch.setattr(flush, "store_or_bury", lambda *_: flush.NOTHING)
+    monkeypatch.setattr(writes, "store", wait_for_the_other)
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda _: flush._move(METER, entries), range(2)))
     (row,) = rows("SELECT entries, readings FROM stream_tally WHERE kind = 'meter'")

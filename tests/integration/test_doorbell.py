@@ -95,10 +95,16 @@ def fill(broker: redis.Redis, size: int) -> None:
             return
 
 
-def test_the_sweep_rings_where_something_waits(fleet: int, servers: dict[str, str]) -> None:
+def test_the_sweep_rings_where_something_waits_too_long(
+    fleet: int, servers: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert flush.sweep_streams() == {"meter": 0, "vehicle": 0}
     assert queued(servers["CELERY_BROKER_URL"], celeryconfig.QUEUE_FLUSH) == []
     post_to_stream(METER, fleet, [meter_reading()])
+    assert flush.sweep_streams() == {"meter": 1, "vehicle": 0}
+    assert queued(servers["CELERY_BROKER_URL"], celeryconfig.QUEUE_FLUSH) == []  # just come
+    monkeypatch.setattr(flush, "LATE_SECONDS", 0.01)
+    time.sleep(0.02)
     assert flush.sweep_streams() == {"meter": 1, "vehicle": 0}
     (message,) = queued(servers["CELERY_BROKER_URL"], celeryconfig.QUEUE_FLUSH)
     assert message["headers"]["argsrepr"] == "('meter',)"

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from sqlalchemy.exc import OperationalError
 
 import settings
-from models import codec, deadletters, writes
+from models import codec, conservation, writes
 from models.clock import to_us
 from models.engine import driver, engine, transaction
 from models.kinds import KINDS, METER, VEHICLE, Kind
@@ -146,6 +146,54 @@ def test_what_the_decoder_accepts_is_stored(fleet: int) -> None:
         assert (report["readings"], report["dead"]) == (len(readings), 0)
 
     stored()
+
+
+#: Rows as history may be given them: few devices and instants, so that some meet.
+some_rows = st.lists(
+    st.builds(
+        codec.Row,
+        st.integers(1, 3),
+        st.sampled_from([0, -1, 1, to_us(at(12)), to_us(at(12)) + 1, to_us(at(13, minutes=1))]),
+        st.integers(0, 2),
+        st.tuples(st.floats(0, 100), st.sampled_from([0.0, -0.0, 5e-324, 0.1, 1e12]), st.just(0.1)),
+    ),
+    max_size=12,
+)
+
+
+def stored_by(rows_: list[codec.Row], twice: bool) -> list[Any]:
+    """What the tables hold after it, and what was told; then nothing of it was."""
+    with engine().connect() as conn:
+        told = [writes.store(conn, VEHICLE, rows_) for _ in range(1 + twice)]
+        run = driver(conn).execute
+        history = run("SELECT * FROM vehicle_telemetry_history ORDER BY device_key, recorded_at")
+        latest = run("SELECT * FROM vehicle_status_latest ORDER BY device_key")
+        hours = run("SELECT DISTINCT device_key, hour FROM vehicle_hours_dirty ORDER BY 1, 2")
+        kept = run("SELECT device_key, recorded_at, refused FROM reading_conflicts")
+        # Spelled out: -0.0 is another value than 0.0.
+        return [told[0], *(sorted(map(repr, table)) for table in (history, latest, hours, kept))]
+
+
+def test_by_either_way_into_history_the_same_is_stored(
+    servers: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """COPY, and the INSERT that is taken when a reading is there already."""
+
+    @hypothesis_settings(max_examples=40)
+    @given(some_rows)
+    def same(rows_: list[codec.Row]) -> None:
+        copied = stored_by(rows_, twice=False)
+        assert stored_by(rows_, twice=True) == copied
+        with monkeypatch.context() as refusing:
+            refusing.setattr(writes, "_copy", raising(psycopg.errors.UniqueViolation))
+            assert stored_by(rows_, twice=False) == copied
+        first: dict[tuple[int, int], codec.Row] = {}
+        for row in rows_:
+            first.setdefault((row.device_key, row.recorded_us), row)
+        assert len(copied[1]) == copied[0].inserted == len(first)
+        assert len(copied[2]) == len({row.device_key for row in rows_})
+
+    same()
 
 
 # --- twice ----------------------------------------------------------------------------------------
@@ -484,7 +532,7 @@ def test_a_death_before_the_commit_costs_a_repetition(
     two_entries: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as crash:
-        crash.setattr(deadletters, "bury", raising(KeyboardInterrupt))
+        crash.setattr(conservation, "settle", raising(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             flush_meters()
     assert untouched(two_entries)
@@ -594,6 +642,102 @@ def test_a_flush_silences_the_bell_before_it_reads(fleet: int) -> None:
     post(fleet, meter_reading())
     flush_meters()
     assert stream.append(METER, fleet, 1, b"[]") is True
+
+
+def test_who_comes_while_a_flush_works_needs_not_ring(
+    fleet: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One worker at a time for a kind: the one that works sees it before it ends."""
+    rung: list[bool] = []
+    store = writes.store
+
+    def meanwhile(*args: Any) -> writes.Stored:
+        if len(rung) < 3:
+            body = json.dumps([meter_reading(timestamp=at(2 + len(rung)).isoformat())]).encode()
+            rung.append(stream.append(METER, fleet, 1, body))
+        return store(*args)
+
+    assert stream.append(METER, fleet, 1, json.dumps(json.loads(GOOD)).encode()) is True
+    monkeypatch.setattr(writes, "store", meanwhile)
+    report = flush_meters()
+    assert (report["inserted"], report["transactions"]) == (4, 4)
+    assert rung[0] is False
+    assert waiting() == (0, 0)
+
+
+def test_requests_that_come_close_together_are_gathered(
+    fleet: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    def more_come(seconds: float) -> None:
+        waits.append(seconds)
+        for second in range(7 if len(waits) == 1 else 0):
+            post(fleet, meter_reading(timestamp=at(1, seconds=second)))
+
+    monkeypatch.setattr(flush.time, "sleep", more_come)
+    for second in range(3):
+        post(fleet, meter_reading(timestamp=at(seconds=second)))
+    report = flush_meters()
+    assert (report["readings"], report["transactions"]) == (10, 2)
+    assert waits == pytest.approx([3 * flush.GATHER_SECONDS_EACH, 7 * flush.GATHER_SECONDS_EACH])
+
+
+def test_a_flush_that_goes_on_holds_the_bell(fleet: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or one would ring every two seconds for a second worker, in the place of the other kind's."""
+    left_ms: list[int] = []
+
+    def time_passes(_: float) -> None:
+        stream.client().pexpire(f"{KEY}:bell", 100)
+
+    claim = stream.claim
+
+    def noted(*args: Any) -> list[stream.Entry]:
+        left_ms.append(int(stream.client().pttl(f"{KEY}:bell")))
+        return claim(*args)
+
+    monkeypatch.setattr(flush.time, "sleep", time_passes)
+    monkeypatch.setattr(stream, "claim", noted)
+    for second in range(3):
+        post(fleet, meter_reading(timestamp=at(seconds=second)))
+    flush_meters()
+    first, gathered, silenced = left_ms
+    assert 1_000 < first <= stream.BELL_MS
+    assert 1_000 < gathered <= stream.BELL_MS
+    assert silenced < 0
+
+
+def test_a_request_alone_and_a_large_one_are_not_waited_for(
+    fleet: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flush, "GATHER_READINGS", 20)
+    waits: list[float] = []
+    monkeypatch.setattr(flush.time, "sleep", waits.append)
+    post(fleet, meter_reading())
+    flush_meters()
+    for hour in (1, 2):
+        post(fleet, *(meter_reading(timestamp=at(hour, minutes=m)) for m in range(10)))
+    flush_meters()
+    assert waits == [0.0, 0.0]
+
+
+def test_a_claim_is_bounded_in_readings(fleet: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the size of the entries met last: a flush holds no more of them than it can use."""
+    monkeypatch.setattr(flush, "_readings_per_entry", {})
+    monkeypatch.setattr(flush, "CLAIM_READINGS", 40)
+    monkeypatch.setattr(flush, "FIRST_ENTRIES", 2)
+    for hour in range(11):
+        post(fleet, *(meter_reading(timestamp=at(hour, minutes=m)) for m in range(10)))
+    asked: list[int] = []
+    claim = stream.claim
+
+    def noted(kind: Kind, consumer: str, count: int) -> list[stream.Entry]:
+        asked.append(count)
+        return claim(kind, consumer, count)
+
+    monkeypatch.setattr(stream, "claim", noted)
+    assert counted(flush_meters()) == (110, 0, 0, 0)
+    assert asked[:4] == [2, 4, 4, 4]
 
 
 def test_nothing_waiting_is_nothing_done(servers: dict[str, str]) -> None:

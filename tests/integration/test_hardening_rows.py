@@ -29,14 +29,14 @@ import os, signal
 from models.kinds import METER
 from workers import flush, stream
 
-decode = flush.decode
+def deadly(decode):
+    def decode_and_die(kind, entries):
+        if any(b"killer" in entry.body for entry in entries):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return decode(kind, entries)
+    return decode_and_die
 
-def deadly(kind, entries):
-    if any(b"killer" in entry.body for entry in entries):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return decode(kind, entries)
-
-flush.decode = deadly
+flush.decode, flush.decode_plain = deadly(flush.decode), deadly(flush.decode_plain)
 stream.SUSPECT_AFTER, flush.MAX_DEATHS = {suspect_after}, {max_deaths}
 flush.flush(METER, "slot-0")
 """

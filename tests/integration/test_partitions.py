@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from models import partitions
+from models import locks, partitions
 from models.engine import driver, engine, transaction
 from models.kinds import KINDS, METER, VEHICLE
 from tests.factories import at, meter_reading, post_to_stream, rows, store
@@ -18,7 +18,7 @@ from workers import partitions as calendar
 
 TENTH = date(2026, 1, 10)
 NOON = at(12)
-NOTHING = {"created": 0, "moved": 0, "dropped": 0, "purged": 0, "failed": 0}
+NOTHING = {"created": 0, "moved": 0, "dropped": 0, "purged": 0, "packed": 0, "failed": 0}
 #: A week back, today, and a week ahead; for each kind.
 WANTED = 2 * 15
 
@@ -156,6 +156,75 @@ def test_ingestion_goes_on_while_partitions_are_made(fleet: int) -> None:
     assert report["failed"] == 0
     assert len(homes()) == 24 + 29 * 4
     assert {home for _, home in homes()} == {"p20260110"}
+
+
+# --- sparse indexes -------------------------------------------------------------------------------
+
+
+def grown(fleet: int) -> None:
+    """The tenth's partition; its index has grown by a minute of all devices at a time."""
+    create()
+    for minute in range(60):
+        readings = [
+            meter_reading(meterId=f"m{n}", timestamp=at(minutes=minute)) for n in range(300)
+        ]
+        post_to_stream(METER, fleet, readings)
+        flush.flush(METER, "test")
+
+
+def index_share() -> float:
+    (found,) = rows(
+        "SELECT pg_relation_size('meter_telemetry_history_p20260110_pkey')::float8"
+        " / pg_relation_size('meter_telemetry_history_p20260110') AS share"
+    )
+    return float(found["share"])
+
+
+def test_a_sparse_index_is_packed_while_readings_come(
+    fleet: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calendar, "DAYS_BACK", -1)
+    monkeypatch.setattr(calendar, "DAYS_AHEAD", 0)
+    grown(fleet)
+    assert index_share() > partitions.SPARSE_SHARE
+    with ThreadPoolExecutor(2) as pool:
+        packing = pool.submit(calendar.keep, NOON, 0)
+        for minute in range(60, 65):
+            store(fleet, [(at(minutes=minute), minute)])
+        assert packing.result() == NOTHING | {"packed": 1}
+    assert index_share() < partitions.SPARSE_SHARE
+    assert len(homes()) == 60 * 300 + 5
+    post_to_stream(METER, fleet, [meter_reading(meterId="m7", timestamp=at(minutes=7))])
+    assert flush.flush(METER, "test")["duplicate"] == 1  # it is still the key
+    assert kept()  # nothing left to do
+
+
+def test_what_a_broken_off_packing_left_behind_is_cleared_away(
+    fleet: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calendar, "DAYS_BACK", -1)
+    monkeypatch.setattr(calendar, "DAYS_AHEAD", 0)
+    monkeypatch.setattr(partitions, "PACK_SECONDS", 0.05)
+    grown(fleet)
+    with engine().connect() as reader, reader.begin():
+        # An old snapshot: it waits for this one's end, and is broken off.
+        driver(reader).execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        driver(reader).execute("SELECT count(*) FROM meter_telemetry_history")
+        assert kept(failed=1)
+    invalid = "SELECT count(*) AS n FROM pg_index WHERE NOT indisvalid"
+    assert rows(invalid) == [{"n": 1}]
+    monkeypatch.setattr(partitions, "PACK_SECONDS", 240)
+    assert kept(packed=1)
+    assert rows(invalid) == [{"n": 0}]
+
+
+def test_two_workers_do_not_pack_at_once(fleet: int) -> None:
+    with engine().connect() as conn, locks.held(conn, locks.PACKING) as first:
+        assert first
+        with engine().connect() as other, locks.held(other, locks.PACKING) as second:
+            assert not second
+    with engine().connect() as conn, locks.held(conn, locks.PACKING) as again:
+        assert again
 
 
 def test_the_task_keeps_the_calendar_of_today(servers: dict[str, str]) -> None:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, timedelta, timezone
+
+from hypothesis import given
+from hypothesis import strategies as st
 
 from models.clock import to_us
+from models.codec import Row
 from models.kinds import METER, VEHICLE
 from tests.factories import at, meter_reading, vehicle_reading
-from workers.entries import WHOLE_ENTRY, decode
+from workers.entries import WHOLE_ENTRY, decode, decode_plain
 from workers.stream import Entry
+
+HALF_A_DAY = timedelta(hours=12)
 
 
 def entry(*items: object, entry_id: str = "1768003200000-0", fleet: int | None = 7) -> Entry:
@@ -24,6 +31,53 @@ def test_readings_carry_where_they_came_from() -> None:
     assert (first.recorded_us, first.received_us) == (to_us(at(12)), 1_768_003_200_000_000)
     assert first.values == (100.5, 230.1)
     assert not dead
+
+
+# --- by columns -----------------------------------------------------------------------------------
+
+#: Bodies as requests carry them, lawful for the greater part.
+some_readings = st.lists(
+    st.fixed_dictionaries(
+        {
+            "vehicleId": st.from_regex(r"[A-Za-z0-9._:-]{1,64}", fullmatch=True)
+            | st.sampled_from(["v", "v", "v\n", "\u0661", ""]),
+            "timestamp": st.datetimes(
+                timezones=st.just(UTC) | st.builds(timezone, st.timedeltas(-HALF_A_DAY, HALF_A_DAY))
+            ).map(lambda instant: instant.isoformat())
+            | st.sampled_from(["2026-01-10T12:00:00Z", "2026-01-10T12:00:00"]),
+            "soc": st.floats(0, 100) | st.integers(0, 101),
+            "kwhDeliveredDc": st.floats(0, 1e12),
+            "batteryTemp": st.floats(-60, 120) | st.just("warm"),
+        }
+    ),
+    max_size=4,
+)
+
+
+@given(st.lists(st.tuples(st.integers(1, 3), some_readings), min_size=1, max_size=4))
+def test_columns_hold_what_the_readings_are_one_by_one(
+    requests: list[tuple[int, list[dict[str, object]]]],
+) -> None:
+    entries = [
+        entry(*readings, entry_id=f"{number}-0", fleet=fleet)
+        for number, (fleet, readings) in enumerate(requests)
+    ]
+    readings, dead = decode(VEHICLE, entries)
+    plain = decode_plain(VEHICLE, entries)
+    assert (plain is None) is bool(dead)
+    if plain is not None:
+        devices = [(r.fleet_id, r.device_id) for r in readings]
+        keys = {device: key for key, device in enumerate(sorted(set(devices)))}
+        assert plain.devices == devices
+        assert list(plain.columns(keys).rows()) == [
+            Row(keys[r.fleet_id, r.device_id], r.recorded_us, r.received_us, r.values)
+            for r in readings
+        ]
+
+
+def test_an_entry_of_no_known_format_is_not_plain() -> None:
+    assert decode_plain(METER, [entry(meter_reading()), Entry("2-0", None, 1, None, b"")]) is None
+    assert decode_plain(METER, [entry(meter_reading(), fleet=None)]) is None
 
 
 def test_one_unreadable_reading_leaves_its_neighbours() -> None:

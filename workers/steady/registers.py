@@ -361,7 +361,6 @@ class Registers:
             "last_kwh": c["hour_last_kwh"][at],
             "energy_kwh": c["energy_kwh"][at],
             "samples": c["samples"][at],
-            "line_kwh": list(_lines(c["reached_kwh"][at])),
             "max_gap_seconds": c["max_gap_s"][at],
             "lag_min_seconds": c["lag_min_s"][at],
             "lag_max_seconds": c["lag_max_s"][at],
@@ -374,7 +373,7 @@ class Registers:
                 "soc_first_pct": c["soc_first_pct"][at],
                 "soc_last_pct": c["soc_last_pct"][at],
             }
-        steady.write_hours(conn, self.kind, columns)
+        steady.write_hours(conn, self.kind, columns, list(_lines(c["reached_kwh"][at])))
 
     # --- the samples of one hour ----------------------------------------------------------------
 

@@ -1,0 +1,121 @@
+"""Arrays between numpy and PostgreSQL: a column is one value, in PostgreSQL's own binary form.
+
+psycopg would look at each element by itself, which costs more than all that is done with it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import psycopg
+from psycopg import sql
+from psycopg.adapt import Dumper
+from psycopg.pq import Format
+from sqlalchemy import Connection
+
+from models.engine import driver
+
+Array = npt.NDArray[Any]
+
+#: PostgreSQL counts microseconds from 2000-01-01; its binary timestamptz is that number.
+POSTGRES_EPOCH_US = 946_684_800_000_000
+#: In front of an array's elements: dimensions, has nulls, element type, length, first index.
+_HEAD = struct.Struct(">iiIii")
+
+
+class Type(NamedTuple):
+    """A type: its name in SQL, numpy's code of its binary form, and PostgreSQL's oid."""
+
+    sql: str
+    code: str
+    oid: int
+
+
+INT = Type("int", ">i4", 23)
+BIGINT = Type("int8", ">i8", 20)
+DOUBLE = Type("float8", ">f8", 701)
+REAL = Type("real", ">f4", 700)
+#: In numpy microseconds since 1970.
+INSTANT = Type("timestamptz", ">i8", 1184)
+
+
+class PackedArray(NamedTuple):
+    """A one-dimensional array as a parameter, in PostgreSQL's binary form."""
+
+    data: bytes
+
+
+class _PackedDumper(Dumper):
+    """Its statement says with a cast which array it is."""
+
+    format = Format.BINARY
+
+    def dump(self, obj: PackedArray) -> bytes:
+        return obj.data
+
+
+psycopg.adapters.register_dumper(PackedArray, _PackedDumper)
+
+
+def packed(type_: Type, column: npt.ArrayLike) -> PackedArray:
+    """An array parameter for `%s::type[]`; NaN stays NaN."""
+    values = np.asarray(column)
+    made = np.empty(len(values), _element(type_))
+    made["length"] = made["value"].itemsize
+    made["value"] = values - POSTGRES_EPOCH_US if type_ is INSTANT else values
+    return PackedArray(_HEAD.pack(1, 0, type_.oid, len(values), 1) + made.tobytes())
+
+
+def spelled(values: Iterable[str | None]) -> str:
+    """An array of text in PostgreSQL's spelling, for `%s::text[]` and what text can be cast to."""
+    return "{" + ",".join(map(_quoted, values)) + "}"
+
+
+def _quoted(value: str | None) -> str:
+    if value is None:
+        return "NULL"
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def read(
+    conn: Connection,
+    statement: sql.Composable,
+    parameters: Mapping[str, Any],
+    types: Mapping[str, Type],
+) -> Array:
+    """The rows of a query that has no nulls, as one structured array with these fields."""
+    names = list(map(sql.Identifier, types))
+    gathered = sql.SQL("SELECT {arrays} FROM ({statement}) AS found ({names})").format(
+        arrays=sql.SQL(", ").join(sql.SQL("array_agg({})").format(name) for name in names),
+        statement=statement,
+        names=sql.SQL(", ").join(names),
+    )
+    with driver(conn).cursor(binary=True) as cursor:
+        cursor.execute(gathered, parameters)
+        result = cursor.pgresult
+        assert result is not None  # noqa: S101  (a query has one)
+        columns = [result.get_value(0, place) for place in range(len(types))]
+    return _unpacked(columns, types)
+
+
+def _unpacked(columns: Iterable[bytes | None], types: Mapping[str, Type]) -> Array:
+    parts = [
+        np.empty(0, _element(type_))
+        if raw is None
+        else np.frombuffer(raw, _element(type_), offset=_HEAD.size)
+        for raw, type_ in zip(columns, types.values(), strict=True)
+    ]
+    native = [(name, type_.code.replace(">", "=")) for name, type_ in types.items()]
+    found = np.empty(len(parts[0]), native)
+    for (name, type_), part in zip(types.items(), parts, strict=True):
+        values = part["value"]
+        found[name] = values + POSTGRES_EPOCH_US if type_ is INSTANT else values
+    return found
+
+
+def _element(type_: Type) -> np.dtype[Any]:
+    return np.dtype([("length", ">i4"), ("value", type_.code)])
