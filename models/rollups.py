@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 from psycopg import sql
-from sqlalchemy import Connection, delete, func, select, text
+from sqlalchemy import Connection, func, select, text
 from sqlalchemy.dialects import postgresql
 
 from models import arrays
-from models.derived import VehicleDirty, VehiclePerformance
+from models.derived import VehiclePerformance
 from models.engine import driver
 from models.kinds import METER, VEHICLE, Kind
 from models.registry import Vehicle
@@ -47,12 +47,17 @@ _MARK = {
 }
 
 _DUE = text("""
-    SELECT v.key FROM vehicles v
-    LEFT JOIN vehicle_performance_24h p ON p.vehicle_key = v.key
-    WHERE p.vehicle_key IS NULL OR p.computed_at < :oldest OR p.computed_at > :now
-       OR EXISTS (SELECT FROM vehicles_dirty d WHERE d.vehicle_key = v.key)
-    ORDER BY p.computed_at NULLS FIRST, v.key
-    LIMIT :limit
+    WITH due AS MATERIALIZED (
+        SELECT v.key, p.computed_at FROM vehicles v
+        LEFT JOIN vehicle_performance_24h p ON p.vehicle_key = v.key
+        WHERE p.vehicle_key IS NULL OR p.computed_at < :oldest OR p.computed_at > :now
+           OR v.key IN (SELECT vehicle_key FROM vehicles_dirty)
+        ORDER BY p.computed_at NULLS FIRST, v.key
+        LIMIT :limit
+    ), taken AS (
+        DELETE FROM vehicles_dirty d USING due WHERE d.vehicle_key = due.key
+    )
+    SELECT key FROM due
 """)
 
 
@@ -130,9 +135,8 @@ def take_due(conn: Connection, now: datetime, oldest: datetime, limit: int) -> l
     Due is who was touched, who has no summary yet, and whose summary is from before `oldest`: its
     window has moved on even if nothing came in.
     """
-    due = conn.execute(_DUE, {"now": now, "oldest": oldest, "limit": limit}).scalars().all()
-    conn.execute(delete(VehicleDirty).where(VehicleDirty.vehicle_key.in_(due)))
-    return list(due)
+    due = conn.execute(_DUE, {"now": now, "oldest": oldest, "limit": limit})
+    return list(due.scalars())
 
 
 def supplies(

@@ -55,7 +55,12 @@ def app_programs(api_port: int, flower_port: int) -> tuple[Program, ...]:
         Program("web", "app", _web(api_port)),
         Program("worker-flush", "app", _worker("flush", "flush", 2), stop_seconds=patience),
         Program(
-            "worker-rollup", "app", _worker("rollup", "rollup,maintenance", 1), "TERM", patience
+            "worker-rollup",
+            "app",
+            # It remembers registers (workers/steady/): more than celeryconfig.py allows a worker.
+            (*_worker("rollup", "rollup,maintenance", 1), "--max-memory-per-child=2000000"),
+            "TERM",
+            patience,
         ),
         Program("worker-webhooks", "app", _worker("webhooks", "webhooks", 1), "TERM", patience),
         Program("beat", "app", _celery("beat")),

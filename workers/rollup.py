@@ -6,6 +6,9 @@
    is read (models/windows.py), judged (workers/performance.py) and written as one row to
    `vehicle_performance_24h`.
 
+Nearly all registers only rise, and send on and on. Of these both steps are done out of memory
+(workers/steady/), which says the same and costs what is new.
+
 Both steps run in short transactions under one advisory lock, so a second tick that overlaps the
 first leaves at once instead of doing the work twice.
 """
@@ -13,9 +16,12 @@ first leaves at once instead of doing the work twice.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import structlog
+from sqlalchemy import Connection
 
 from models import evidence, locks, rollups
 from models.clock import from_us
@@ -34,8 +40,8 @@ WINDOW = timedelta(hours=24)  # exactly 86,400 s, never a local day
 #: Marks taken per transaction: a back-filled year is worked off in bites the statement timeout
 #: admits.
 DIRTY_BITE = 20_000
-#: Vehicles summarised per transaction.
-VEHICLE_PAGE = 2_000
+#: Vehicles summarised per transaction: few, and many once they are found to be steady.
+VEHICLE_PAGE, STEADY_PAGE = 200, 5_000
 #: A vehicle that sends nothing is summarised again after this long: its window has moved.
 SUMMARY_AGE = timedelta(seconds=60)
 #: A tick stops summarising after this long, to leave room for ingestion on a small machine. In a
@@ -108,22 +114,29 @@ def _refresh_some(kind: Kind, newest: int) -> int:
 
 def _summarise_due(now: datetime, complete_through: datetime | None) -> int:
     """Write the summaries that are due, the oldest first, page by page; how many vehicles."""
-    vehicles, deadline = 0, time.monotonic() + SUMMARY_SECONDS
+    told = {"data_complete_through": complete_through, "computed_at": now}
+    vehicles, page, deadline = 0, VEHICLE_PAGE, time.monotonic() + SUMMARY_SECONDS
     while True:
         with alone(locks.ROLLUP) as conn:
-            due = rollups.take_due(conn, now, now - SUMMARY_AGE, VEHICLE_PAGE)
-            if not due:
-                return vehicles
-            memory.take_turn(conn)
-            window = (now - WINDOW, now)
-            told = {"data_complete_through": complete_through, "computed_at": now}
-            steady = memory.summarise(conn, rollups.supplies(conn, *window, due), *window)
-            named = {"window_from": window[0], "window_to": window[1]}
-            events = dict.fromkeys(("ac_events", "dc_events"), "{}")
-            rollups.write_performance_columns(conn, steady.columns | named | events | told)
-            rows = summarise(conn, steady.rest, *window)
-            rollups.write_performance(conn, [row | told for row in rows])
+            due = rollups.take_due(conn, now, now - SUMMARY_AGE, page)
+            steady = _summarise(conn, due, now, told) if due else 0
         vehicles += len(due)
+        if len(due) < page:
+            return vehicles
         if time.monotonic() > deadline:
             log.info("the rest of the summaries is the next tick's", written=vehicles)
             return vehicles
+        page = STEADY_PAGE if steady > len(due) - VEHICLE_PAGE // 10 else VEHICLE_PAGE
+
+
+def _summarise(
+    conn: Connection, vehicle_keys: Sequence[int], now: datetime, told: dict[str, Any]
+) -> int:
+    """Write the summaries of these vehicles; how many of them are steady."""
+    memory.take_turn(conn)
+    window = now - WINDOW, now
+    steady = memory.summarise(conn, rollups.supplies(conn, *window, vehicle_keys), *window)
+    rollups.write_performance_columns(conn, steady.columns | told)
+    rows = summarise(conn, steady.rest, *window)
+    rollups.write_performance(conn, [row | told for row in rows])
+    return len(vehicle_keys) - len(rows)

@@ -35,7 +35,8 @@ ONE_HOUR = timedelta(hours=1)
 class Summaries(NamedTuple):
     """The summaries of those vehicles that are steady on both sides."""
 
-    #: Columns of `vehicle_performance_24h`, without `data_complete_through` and `computed_at`.
+    #: Columns of `vehicle_performance_24h`, without `data_complete_through` and `computed_at`: one
+    #: value a vehicle, or one for all.
     columns: dict[str, Any]
     #: The supplies of all other vehicles.
     rest: list[Supply]
@@ -122,9 +123,10 @@ class Memory:
             "vehicle_id": [s.vehicle_id for s in chosen],
             "meter_id": [s.meter_id for s in chosen],
         }
+        same = {"window_from": from_at, "window_to": to_at, "ac_events": "{}", "dc_events": "{}"}
         told = {s.vehicle_key for s, fit in zip(chosen, fits.tolist(), strict=True) if fit}
         return Summaries(
-            {name: _where(values, fits) for name, values in columns.items()},
+            same | {name: _where(values, fits) for name, values in columns.items()},
             [s for s in supplies if s.vehicle_key not in told],
         )
 
