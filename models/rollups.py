@@ -16,7 +16,7 @@ from models.derived import VehiclePerformance
 from models.engine import driver
 from models.kinds import METER, VEHICLE, Kind
 from models.registry import Vehicle
-from models.steady import known
+from models.steady import known, replaced
 
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 
@@ -210,14 +210,11 @@ def _summary_names() -> list[str]:
 
 
 def _upsert(names: Sequence[str], source: sql.Composable) -> sql.Composed:
-    changed = [name for name in names if name != "vehicle_key"]
     return sql.SQL(
-        "INSERT INTO {table} ({names}) {source} ORDER BY vehicle_key"
-        " ON CONFLICT (vehicle_key) DO UPDATE SET ({changed}) = (SELECT {excluded})"
+        "INSERT INTO vehicle_performance_24h ({names}) {source} ORDER BY vehicle_key"
+        " ON CONFLICT (vehicle_key) DO UPDATE SET {changed}"
     ).format(
-        table=sql.Identifier("vehicle_performance_24h"),
         names=sql.SQL(", ").join(map(sql.Identifier, names)),
         source=source,
-        changed=sql.SQL(", ").join(map(sql.Identifier, changed)),
-        excluded=sql.SQL(", ").join(sql.Identifier("excluded", name) for name in changed),
+        changed=replaced(name for name in names if name != "vehicle_key"),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from typing import LiteralString
@@ -85,7 +85,7 @@ _WRITE: LiteralString = """
     INSERT INTO {hourly} ({columns}, rough)
     SELECT {read}, false FROM unnest({arrays}) AS u ({columns})
     ORDER BY device_key, hour
-    ON CONFLICT (device_key, hour) DO UPDATE SET ({changed}, rough) = (SELECT {excluded}, false)
+    ON CONFLICT (device_key, hour) DO UPDATE SET {changed}, rough = false
 """
 #: Columns of an hourly row as they are written, `line_kwh` apart; the others stay at their default.
 _WRITTEN = {
@@ -219,19 +219,24 @@ def _written(kind: Kind) -> Mapping[str, Type]:
 @cache
 def _write_statement(kind: Kind) -> sql.Composed:
     types = _written(kind)
-    names = [*map(sql.Identifier, types), sql.Identifier("line_kwh")]
-    changed = [name for name in names if name.as_string() not in {'"device_key"', '"hour"'}]
+    names = [*types, "line_kwh"]
     return sql.SQL(_WRITE).format(
         hourly=sql.Identifier(kind.hourly.name),
-        columns=sql.SQL(", ").join(names),
+        columns=sql.SQL(", ").join(map(sql.Identifier, names)),
         read=sql.SQL(", ").join(
             [*(known(name, type_) for name, type_ in types.items()), sql.SQL("line_kwh::float8[]")]
         ),
         arrays=sql.SQL(", ").join(
             [*(sql.SQL(f"%s::{type_.sql}[]") for type_ in types.values()), sql.SQL("%s::text[]")]
         ),
-        changed=sql.SQL(", ").join(changed),
-        excluded=sql.SQL(", ").join(sql.SQL("excluded.{}").format(name) for name in changed),
+        changed=replaced(name for name in names if name not in {"device_key", "hour"}),
+    )
+
+
+def replaced(names: Iterable[str]) -> sql.Composed:
+    """What DO UPDATE sets so that the row says in these columns what came."""
+    return sql.SQL(", ").join(
+        sql.SQL("{0} = excluded.{0}").format(sql.Identifier(name)) for name in names
     )
 
 
