@@ -61,7 +61,7 @@ class Known:
 
     at: float
     key: KeyRecord
-    full_registries: Mapping[str, frozenset[str]]
+    caller: Caller
 
 
 class KeyRing:
@@ -115,7 +115,8 @@ class KeyRing:
             return None
         if full:
             log.warning("registry full", fleet=key.fleet, kinds=sorted(full), most=most)
-        return _remember(self._known, key_id, Known(time.monotonic(), key, full))
+        caller = Caller(key.key_id, key.fleet_id, key.scopes, full)
+        return _remember(self._known, key_id, Known(time.monotonic(), key, caller))
 
 
 def _remember(memory: dict[str, T], key_id: str, what: T) -> T:
@@ -129,11 +130,7 @@ def protect(blueprint: Blueprint, keys: KeyRing, scope: str) -> None:
     """Let only keys with `scope` into any route of `blueprint`; sets `g.caller`."""
 
     def authenticate() -> None:
-        caller = identify(keys, request.headers.get("Authorization", ""))
-        if scope not in caller.scopes:
-            raise Refused("SCOPE_MISSING", f"This needs a key with the scope {scope}.")
-        keys.quota.admit(caller.key_id)
-        g.caller = caller
+        g.caller = admit(keys, request.headers.get("Authorization", ""), scope)
 
     def audit(response: Response) -> Response:
         caller = g.get("caller")
@@ -154,6 +151,15 @@ def protect(blueprint: Blueprint, keys: KeyRing, scope: str) -> None:
         blueprint.after_request(audit)
 
 
+def admit(keys: KeyRing, authorization: str, scope: str) -> Caller:
+    """The caller behind an Authorization header, who may make this request. Raises Refused."""
+    caller = identify(keys, authorization)
+    if scope not in caller.scopes:
+        raise Refused("SCOPE_MISSING", f"This needs a key with the scope {scope}.")
+    keys.quota.admit(caller.key_id)
+    return caller
+
+
 def identify(keys: KeyRing, authorization: str) -> Caller:
     """The caller behind an Authorization header. Raises Refused."""
     scheme, _, key = authorization.partition(" ")
@@ -167,7 +173,7 @@ def identify(keys: KeyRing, authorization: str) -> Caller:
     same = hmac.compare_digest(secret, record.secret_sha256 if record else bytes(32))
     if known is None or record is None or not same or not _valid_now(record):
         raise Refused("KEY_INVALID")
-    return Caller(record.key_id, record.fleet_id, record.scopes, known.full_registries)
+    return known.caller
 
 
 def _valid_now(record: KeyRecord) -> bool:
