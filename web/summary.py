@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from models import reads
-from models.engine import patience, reading
+from models.engine import Hotline, patience, reading
 from models.kinds import VEHICLE
 from web import headers
 from web.answers import performance, performance_to_come
@@ -76,11 +76,13 @@ def express(keys: KeyRing) -> Express:
 
 
 def _look_up(wanted: list[_Vehicle]) -> Sequence[_Row | None]:
-    with patience(PATIENCE_SECONDS), reading() as conn:
+    with patience(PATIENCE_SECONDS), _hotline.open() as conn:
         found = reads.performances(conn, wanted)
     return [found.get(one) for one in wanted]
 
 
+#: One trip is under way at a time, so one connection is enough.
+_hotline = Hotline()
 _trips: SharedTrip[_Vehicle, _Row | None] = SharedTrip(_look_up)
 
 
