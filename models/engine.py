@@ -147,7 +147,7 @@ class Hotline:
     """
 
     def __init__(self) -> None:
-        self._line: tuple[Engine, psycopg.Connection[Any]] | None = None
+        self._line: tuple[int, Engine, psycopg.Connection[Any]] | None = None
 
     @contextmanager
     def open(self) -> Iterator[psycopg.Connection[Any]]:
@@ -156,21 +156,29 @@ class Hotline:
         try:
             yield connection
         except BaseException:
-            self._line = None
-            connection.close()
+            self.close()
             raise
 
+    def close(self) -> None:
+        """Hang up."""
+        line, self._line = self._line, None
+        if line is not None and line[0] == os.getpid():  # a parent's is left to the parent
+            line[2].close()
+
     def _kept(self) -> psycopg.Connection[Any] | None:
-        """The one there is, if it is this process's and good."""
-        if self._line is None or self._line[0] is not engine():
+        """The one there is, if it leads where this process's engine does and is good."""
+        if self._line is None:
             return None
-        connection = self._line[1]
-        return None if connection.closed or _is_hung_up(connection) else connection
+        _, made_for, connection = self._line
+        if made_for is engine() and not connection.closed and not _is_hung_up(connection):
+            return connection
+        self.close()
+        return None
 
     def _made(self) -> psycopg.Connection[Any]:
         args, options = engine().dialect.create_connect_args(engine().url)
         connection = _connect(None, None, args, {**options, **_connect_args(), "autocommit": True})
-        self._line = (engine(), connection)
+        self._line = (os.getpid(), engine(), connection)
         return connection
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable
 from typing import Any
 
@@ -50,7 +51,18 @@ def create_app() -> Flask:
     operations.register(app)
     _register_routes(app)
     slow.watch()
+    _settle()
     return app
+
+
+def _settle() -> None:
+    """What is loaded by now stays: the collector need not walk it under load.
+
+    The thresholds are those of the workers (workers/celery.py).
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 def _register_routes(app: Flask) -> None:
