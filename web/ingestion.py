@@ -112,6 +112,8 @@ def _nothing_acceptable(verdict: Verdict) -> Refused:
 
 
 def _count(kind: Kind, verdict: Verdict) -> None:
+    if not verdict.rejected:
+        return
     for code, number in Counter(r.code for r in verdict.rejected).items():
         READINGS_REJECTED.labels(kind.name, code).inc(number)
 

@@ -2,7 +2,7 @@
 
 Keys (the braces are a Redis Cluster hash tag: a stream and its bell live on one node)
 
-    energy:{meter}           stream  one entry per accepted request, consumer group "flush"
+    energy:{meter}           stream  the accepted requests (an entry: below), consumer group "flush"
     energy:{vehicle}                 added by web, deleted by the flush after its COMMIT
     energy:{meter}:bell      string  "a doorbell is on its way"; set by web for 2 s,
     energy:{vehicle}:bell            deleted by the flush BEFORE it reads (see `silence_bell`)
@@ -10,7 +10,7 @@ Keys (the braces are a Redis Cluster hash tag: a stream and its bell live on one
     energy:usage             hash    what each key has used, ever, by "<key id>:<resource>": how the
                                      web processes share a key's limits (web/quota.py)
 
-An entry (docs/adr/0003)
+An entry (docs/adr/0003): a request's readings, or those of small requests that waited together
 
     v   format version, "1"
     f   fleet id
@@ -91,7 +91,7 @@ class StreamUnavailable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One accepted request. `body` is None when the entry is not of the known format."""
+    """One accepted request, or several of a fleet; `body` is None when the format is not ours."""
 
     id: str
     fleet_id: int | None
@@ -224,20 +224,25 @@ def _append_all(parcels: Sequence[_Parcel]) -> list[bool | StreamUnavailable]:
 
 
 def _entries(parcels: Sequence[_Parcel]) -> Iterator[list[int]]:
-    """Which parcels share an entry, by their places: small ones of one kind and fleet."""
-    open_: dict[tuple[Kind, int], tuple[list[int], int]] = {}
+    """Which parcels share an entry, by their places: small ones of one kind and fleet.
+
+    An entry holds no more readings than a request may: as a dead letter it must pass the door.
+    """
+    most = settings.load().max_batch_readings
+    open_: dict[tuple[Kind, int], tuple[list[int], int, int]] = {}
     for place, parcel in enumerate(parcels):
         if not parcel.joins:
             yield [place]
             continue
         key = (parcel.kind, parcel.fleet_id)
-        places, size = open_.get(key, ([], 0))
-        if size + len(parcel.body) > JOINED_BYTES:
+        places, size, readings = open_.get(key, ([], 0, 0))
+        size, readings = size + len(parcel.body), readings + parcel.readings
+        if places and (size > JOINED_BYTES or readings > most):
             yield places
-            places, size = [], 0
+            places, size, readings = [], len(parcel.body), parcel.readings
         places.append(place)
-        open_[key] = (places, size + len(parcel.body))
-    yield from (places for places, _ in open_.values())
+        open_[key] = (places, size, readings)
+    yield from (places for places, *_ in open_.values())
 
 
 def _xadd(parcels: Sequence[_Parcel]) -> tuple[Any, ...]:

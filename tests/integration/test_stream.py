@@ -116,6 +116,16 @@ def test_an_entry_is_shared_up_to_a_size(monkeypatch: pytest.MonkeyPatch) -> Non
     assert sorted(n for *_, readings in found for n in readings) == [0] * 5 + [1, 1, *range(2, 9)]
 
 
+def test_an_entry_holds_no_more_readings_than_a_request_may(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As a dead letter it goes through the door again."""
+    monkeypatch.setenv("MAX_BATCH_READINGS", "3")
+    settings.load.cache_clear()
+    stream._append_all([parcel(METER, 7, *range(n)) for n in (2, 1, 2, 3)])
+    assert claimed(METER) == [(7, 3, [0, 1, 0]), (7, 2, [0, 1]), (7, 3, [0, 1, 2])]
+
+
 @pytest.mark.parametrize("spelled", [b" [1]", b"[1]\n", b"\t[1] "])
 def test_what_is_no_bare_array_is_stored_as_it_came(spelled: bytes) -> None:
     stream._append_all([parcel(METER, 7, 2), stream._Parcel(METER, 7, 1, spelled)])
