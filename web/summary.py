@@ -5,6 +5,7 @@ Requests that wait at the same moment share one question to PostgreSQL (docs/adr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -31,14 +32,11 @@ PATIENCE_SECONDS = 5.0
 #: (fleet id, vehicle id)
 _Vehicle = tuple[int, str]
 _Row = Mapping[str, Any]
-#: With one of these a reader asks whether what it has is still good.
-_CONDITIONS = (
-    "HTTP_IF_NONE_MATCH",
-    "HTTP_IF_MATCH",
-    "HTTP_IF_MODIFIED_SINCE",
-    "HTTP_IF_UNMODIFIED_SINCE",
-)
+#: Conditions that only Flask understands, and the one form of the usual one that is known here.
+_CONDITIONS = ("HTTP_IF_MATCH", "HTTP_IF_MODIFIED_SINCE", "HTTP_IF_UNMODIFIED_SINCE")
+_ONE_TAG = re.compile(r'"[0-9a-f]{24}"')
 _HEADERS = headers.kept(CACHE_CONTROL)
+_HEADERS_UNCHANGED = [(name, value) for name, value in _HEADERS if name != "Content-Type"]
 
 
 class Told(NamedTuple):
@@ -63,14 +61,20 @@ def express(keys: KeyRing) -> Express:
     """GET /v1/analytics/performance/<vehicleId> without Flask; other windows are not for it."""
 
     def take(environ: Environ, vehicle_id: str) -> Answer | None:
+        had = environ.get("HTTP_IF_NONE_MATCH")
         if environ.get("QUERY_STRING") or any(name in environ for name in _CONDITIONS):
+            return None
+        if had is not None and not _ONE_TAG.fullmatch(had):
             return None
         caller = admit(keys, environ.get("HTTP_AUTHORIZATION", ""), "read")
         content, etag = tell(caller.fleet_id, vehicle_id)
-        more = [("Content-Length", str(len(content)))]
+        length = ("Content-Length", str(len(content)))
         if etag is None:
-            return Answer("200 OK", headers.JSON + more, content)
-        return Answer("200 OK", [*_HEADERS, *more, ("ETag", f'"{etag}"')], content)
+            return Answer("200 OK", [*headers.JSON, length], content)
+        tag = ("ETag", f'"{etag}"')
+        if had == tag[1]:
+            return Answer("304 NOT MODIFIED", [*_HEADERS_UNCHANGED, tag], b"")
+        return Answer("200 OK", [*_HEADERS, length, tag], content)
 
     return take
 
