@@ -56,13 +56,14 @@ def create_app() -> Flask:
 
 
 def _settle() -> None:
-    """What is loaded by now stays: the collector need not walk it under load.
+    """What is loaded by now stays: the collector need not walk it under load (workers/celery.py).
 
-    The thresholds are those of the workers (workers/celery.py).
+    Tests make many apps in one process and want them gone.
     """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
+    if slow.is_serving():
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 50)
 
 
 def _register_routes(app: Flask) -> None:
