@@ -42,7 +42,7 @@ class Measure:
     description: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # one of each: compared and hashed as such, quickly
 class Kind:
     """A kind of reading and the tables its life passes through."""
 

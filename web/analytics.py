@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, time, timedelta
-from hashlib import blake2b
 from typing import Annotated, Any
 
 import msgspec
@@ -26,19 +25,15 @@ from web.answers import (
     fleet_totals,
     page_of,
     performance,
-    performance_to_come,
 )
 from web.auth import KeyRing, protect
 from web.devices import Instant, known_device
 from web.pages import PageQuery, decode_cursor, page
-from web.refusals import Refused
-from web.schemas import is_device_id
+from web.summary import CACHE_CONTROL, tell
 from workers.performance import over_windows
 
 #: Where a page of the fleet ended: (efficiency, vehicle key).
 _Position = tuple[float | None, Annotated[int, msgspec.Meta(ge=0, lt=2**31)]]
-#: A summary is at most one rollup interval old; asking sooner than this brings nothing new.
-MAX_AGE_SECONDS = 5
 #: The longest window, hours (a month), and the longest series, days (a year).
 MAX_HOURS, MAX_DAYS = 744, 366
 ONE_DAY = timedelta(days=1)
@@ -116,19 +111,12 @@ def blueprint(keys: KeyRing) -> Blueprint:
 
 def _summary(vehicle_id: str) -> Response:
     """The materialised row, with what lets a reader ask again cheaply."""
-    fleet_id, unknown = g.caller.fleet_id, f"No vehicle {vehicle_id} has ever sent a reading."
-    if not is_device_id(vehicle_id):
-        raise Refused("UNKNOWN_DEVICE", unknown)
-    with reading() as conn:
-        row = reads.performance(conn, fleet_id, vehicle_id)
-        if row is None and not reads.device_key(conn, VEHICLE, fleet_id, vehicle_id):
-            raise Refused("UNKNOWN_DEVICE", unknown)
-    if row is None:
-        return answer(performance_to_come(vehicle_id))
-    response = answer(performance(row))
-    response.set_etag(blake2b(response.get_data(), digest_size=12).hexdigest())
-    response.headers["Cache-Control"] = f"private, max-age={MAX_AGE_SECONDS}"
-    response.make_conditional(request)
+    content, etag = tell(g.caller.fleet_id, vehicle_id)
+    response = Response(content, content_type="application/json")
+    if etag is not None:
+        response.set_etag(etag)
+        response.headers["Cache-Control"] = CACHE_CONTROL
+        response.make_conditional(request)
     return response
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable
 from typing import Any
 
 import msgspec
-from flask import Flask, Response
+from flask import Flask
 from flask.json.provider import DefaultJSONProvider
 
 import settings
@@ -16,35 +17,19 @@ from web import (
     cli,
     devices,
     errors,
+    express,
     health,
     ingestion,
     openapi,
     operations,
     registry,
     slow,
+    summary,
     webhooks,
 )
 from web.admission import Admission
 from web.auth import KeyRing
 from workers import logs
-
-#: On every answer, whoever made it. TLS, and with it Strict-Transport-Security, is the proxy's.
-_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
-    "Cache-Control": "no-store",  # data of a fleet; what may be kept says so itself
-}
-#: For pages: our own files only. Swagger UI sets styles in its markup.
-_PAGE_POLICY = (
-    "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
-    "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-)
-#: For everything else: data is no page, and if a browser takes it for one it may load nothing.
-_DATA_POLICY = "default-src 'none'; frame-ancestors 'none'"
 
 
 class _Json(DefaultJSONProvider):
@@ -65,16 +50,28 @@ def create_app() -> Flask:
     cli.register(app)
     operations.register(app)
     _register_routes(app)
-    app.after_request(_add_headers)
     slow.watch()
+    _settle()
     return app
+
+
+def _settle() -> None:
+    """What is loaded by now stays: the collector need not walk it under load (workers/celery.py).
+
+    Tests make many apps in one process and want them gone.
+    """
+    if slow.is_serving():
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 50)
 
 
 def _register_routes(app: Flask) -> None:
     keys = app.extensions["energy_keys"] = KeyRing()
     api = openapi.EnergyApi(app)
+    admission = Admission()
     protected: Iterable[Any] = (
-        ingestion.blueprint(keys, Admission()),
+        ingestion.blueprint(keys, admission),
         analytics.blueprint(keys),
         *devices.blueprints(keys),
         registry.blueprint(keys),
@@ -85,11 +82,10 @@ def _register_routes(app: Flask) -> None:
         api.register_blueprint(blueprint)
     app.register_blueprint(health.blueprint)
     app.register_blueprint(openapi.pages)
-
-
-def _add_headers(response: Response) -> Response:
-    for name, value in _HEADERS.items():
-        response.headers.setdefault(name, value)
-    policy = _PAGE_POLICY if response.mimetype == "text/html" else _DATA_POLICY
-    response.headers.setdefault("Content-Security-Policy", policy)
-    return response
+    express.install(
+        app,
+        {
+            ("POST", "/ingestion"): ingestion.express(keys, admission),
+            ("GET", "/v1/analytics/performance"): summary.express(keys),
+        },
+    )

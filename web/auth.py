@@ -12,7 +12,7 @@ from __future__ import annotations
 import hmac
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -27,9 +27,10 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 import settings
 from models import access, capacity
 from models.access import KeyRecord
-from models.engine import reading
+from models.engine import patience, reading
 from web.quota import Bucket, Quota
 from web.refusals import Refused
+from workers.shared_trip import SharedTrip
 
 log = structlog.get_logger(__name__)
 
@@ -40,6 +41,8 @@ SCOPES = ("ingest", "read", "admin")
 REMEMBER_SECONDS = 30.0
 #: Keys remembered per process, and invented key ids; with more, the memory starts afresh.
 MAX_REMEMBERED = 10_000
+#: A PostgreSQL that does not answer holds up those whose key is unknown for no longer.
+PATIENCE_SECONDS = 5.0
 #: Key ids never seen before that a process asks PostgreSQL about, each second.
 STRANGERS_PER_SECOND = 200.0
 
@@ -61,7 +64,7 @@ class Known:
 
     at: float
     key: KeyRecord
-    full_registries: Mapping[str, frozenset[str]]
+    caller: Caller
 
 
 class KeyRing:
@@ -73,6 +76,7 @@ class KeyRing:
         self._unknown: dict[str, float] = {}
         self._asking = threading.Lock()
         self._strangers = Bucket(STRANGERS_PER_SECOND, time.monotonic())
+        self._introductions: SharedTrip[str, Known | None] = SharedTrip(self._introduce)
 
     def find(self, key_id: str) -> Known | None:
         """What is known of a key, at most REMEMBER_SECONDS old unless PostgreSQL is away."""
@@ -81,7 +85,7 @@ class KeyRing:
             at = self._unknown.get(key_id)
             if at is not None and now - at < REMEMBER_SECONDS:
                 return None
-            return self._ask_about_stranger(key_id)
+            return self._introductions.submit(key_id)
         if now - record.at < REMEMBER_SECONDS:
             return record
         # One thread asks again, the others go on with what is known: a PostgreSQL that hangs
@@ -94,6 +98,21 @@ class KeyRing:
             return record
         finally:
             self._asking.release()
+
+    def _introduce(self, key_ids: Sequence[str]) -> list[Known | Exception | None]:
+        """For each key id never seen before: who it is. Asked once, however many ask at a time.
+
+        After a start all senders are strangers at once, and would wait for the pool's connections.
+        """
+        with patience(PATIENCE_SECONDS):
+            found = {key_id: self._introduced(key_id) for key_id in dict.fromkeys(key_ids)}
+        return [found[key_id] for key_id in key_ids]
+
+    def _introduced(self, key_id: str) -> Known | Exception | None:
+        try:  # the trip before may have met it
+            return self._known.get(key_id) or self._ask_about_stranger(key_id)
+        except Refused as refused:  # concerns this one; any other error concerns all who wait
+            return refused
 
     def _ask_about_stranger(self, key_id: str) -> Known | None:
         # Without a lock: a miscount among threads is no matter.
@@ -115,7 +134,8 @@ class KeyRing:
             return None
         if full:
             log.warning("registry full", fleet=key.fleet, kinds=sorted(full), most=most)
-        return _remember(self._known, key_id, Known(time.monotonic(), key, full))
+        caller = Caller(key.key_id, key.fleet_id, key.scopes, full)
+        return _remember(self._known, key_id, Known(time.monotonic(), key, caller))
 
 
 def _remember(memory: dict[str, T], key_id: str, what: T) -> T:
@@ -129,11 +149,7 @@ def protect(blueprint: Blueprint, keys: KeyRing, scope: str) -> None:
     """Let only keys with `scope` into any route of `blueprint`; sets `g.caller`."""
 
     def authenticate() -> None:
-        caller = identify(keys, request.headers.get("Authorization", ""))
-        if scope not in caller.scopes:
-            raise Refused("SCOPE_MISSING", f"This needs a key with the scope {scope}.")
-        keys.quota.admit(caller.key_id)
-        g.caller = caller
+        g.caller = admit(keys, request.headers.get("Authorization", ""), scope)
 
     def audit(response: Response) -> Response:
         caller = g.get("caller")
@@ -154,6 +170,15 @@ def protect(blueprint: Blueprint, keys: KeyRing, scope: str) -> None:
         blueprint.after_request(audit)
 
 
+def admit(keys: KeyRing, authorization: str, scope: str) -> Caller:
+    """The caller behind an Authorization header, who may make this request. Raises Refused."""
+    caller = identify(keys, authorization)
+    if scope not in caller.scopes:
+        raise Refused("SCOPE_MISSING", f"This needs a key with the scope {scope}.")
+    keys.quota.admit(caller.key_id)
+    return caller
+
+
 def identify(keys: KeyRing, authorization: str) -> Caller:
     """The caller behind an Authorization header. Raises Refused."""
     scheme, _, key = authorization.partition(" ")
@@ -167,7 +192,7 @@ def identify(keys: KeyRing, authorization: str) -> Caller:
     same = hmac.compare_digest(secret, record.secret_sha256 if record else bytes(32))
     if known is None or record is None or not same or not _valid_now(record):
         raise Refused("KEY_INVALID")
-    return Caller(record.key_id, record.fleet_id, record.scopes, known.full_registries)
+    return known.caller
 
 
 def _valid_now(record: KeyRecord) -> bool:

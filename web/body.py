@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 from enum import Enum
+from functools import lru_cache
+from typing import Any
 
-from flask import Request
+from werkzeug.http import parse_options_header
+from werkzeug.sansio.utils import get_content_length
 
 from web.refusals import Refused
+
+#: A WSGI request.
+Environ = Mapping[str, Any]
 
 
 class Shape(Enum):
@@ -20,34 +27,47 @@ class Shape(Enum):
 _GZIP = zlib.MAX_WBITS | 16
 
 
-def shape(request: Request) -> Shape:
+def shape(environ: Environ) -> Shape:
     """The body's shape by its content type."""
+    found = _shape_of(environ.get("CONTENT_TYPE", ""))
+    if found is None:
+        raise Refused("UNSUPPORTED_MEDIA_TYPE")
+    return found
+
+
+@lru_cache(maxsize=64)  # senders of a kind all say the same
+def _shape_of(content_type: str) -> Shape | None:
     try:
-        return Shape(request.mimetype)
+        return Shape(parse_options_header(content_type)[0].lower())
     except ValueError:
-        raise Refused("UNSUPPORTED_MEDIA_TYPE") from None
+        return None
 
 
-def read(request: Request, limit: int) -> bytes:
+def read(environ: Environ, limit: int) -> bytes:
     """The body, inflated, at most `limit` bytes of it; more is refused as soon as that is known."""
-    encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+    encoding = environ.get("HTTP_CONTENT_ENCODING", "identity").strip().lower()
     if encoding not in {"gzip", "identity"}:
         raise Refused("UNSUPPORTED_ENCODING")
-    in_chunks = request.content_length is None and request.environ.get("wsgi.input_terminated")
-    if in_chunks and encoding == "identity" and shape(request) is Shape.NDJSON:
+    declared = _declared(environ)
+    in_chunks = declared is None and environ.get("wsgi.input_terminated")
+    if in_chunks and encoding == "identity" and shape(environ) is Shape.NDJSON:
         # The HTTP server takes chunks that were cut off for the whole body. Half an array is no
         # JSON and half a gzip no gzip, but some of the lines are as lawful as all of them.
         raise Refused("LENGTH_REQUIRED")
-    sent = _raw(request, limit)
+    sent = _raw(environ, declared, limit)
     return _inflate(sent, limit) if encoding == "gzip" else sent
 
 
-def _raw(request: Request, limit: int) -> bytes:
-    declared = request.content_length
+def _declared(environ: Environ) -> int | None:
+    """The body's length as its sender says it; None when it does not, or comes in chunks."""
+    return get_content_length(environ.get("CONTENT_LENGTH"), environ.get("HTTP_TRANSFER_ENCODING"))
+
+
+def _raw(environ: Environ, declared: int | None, limit: int) -> bytes:
     if declared is not None and declared > limit:
         raise Refused("BODY_TOO_LARGE")
-    stream = request.environ["wsgi.input"]
-    if declared is None and not request.environ.get("wsgi.input_terminated"):
+    stream = environ["wsgi.input"]
+    if declared is None and not environ.get("wsgi.input_terminated"):
         return b""  # neither a length nor an end: by HTTP's rules there is no body
     body: bytes = stream.read(limit + 1 if declared is None else declared)
     if len(body) > limit:

@@ -105,13 +105,13 @@ class Quota:
     def admit(self, key_id: str) -> None:
         """Count a request of this key. Raises Refused RATE_LIMITED when it has nothing left."""
         limits = settings.load()
+        if not (limits.key_requests_per_second > 0 or limits.key_readings_per_second > 0):
+            return
         rates = {
             REQUESTS: limits.key_requests_per_second,
             READINGS: limits.key_readings_per_second,
         }
         limited = {name: rate for name, rate in rates.items() if rate > 0}
-        if not limited:
-            return
         self._exchange()
         for name, rate in limited.items():
             wait = self._wait_seconds(f"{key_id}:{name}", rate)

@@ -51,11 +51,15 @@ class Connection(NamedTuple):
     received_bytes: int
 
 
+def is_serving() -> bool:
+    """Whether this process is one of the HTTP server's."""
+    return multiprocessing.parent_process() is not None and "granian" in sys.modules
+
+
 def watch() -> None:
     """Look after this process's connections from now on, when it is one of the HTTP server's."""
-    serving = multiprocessing.parent_process() is not None and "granian" in sys.modules
     patience = settings.load().slow_sender_seconds
-    if serving and patience > 0 and sys.platform == "linux":
+    if is_serving() and patience > 0 and sys.platform == "linux":
         threading.Thread(target=_watch, args=(patience,), name="slow", daemon=True).start()
 
 

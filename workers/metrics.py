@@ -12,9 +12,11 @@ import socket
 from prometheus_client import Counter, Gauge, Histogram, values
 
 if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-    # The files of the processes carry their pid, which two containers may share.
+    # The files of the processes carry their pid, which two containers may share. Asked for whenever
+    # something is counted: a fork is noticed by it.
+    _host = socket.gethostname()
     values.ValueClass = values.MultiProcessValue(  # type: ignore[no-untyped-call]
-        lambda: f"{socket.gethostname()}-{os.getpid()}"
+        lambda: f"{_host}-{os.getpid()}"
     )
 
 READINGS_ACCEPTED = Counter(

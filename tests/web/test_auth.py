@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import logging
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -12,7 +15,7 @@ from uuid import UUID
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from sqlalchemy import event, select
+from sqlalchemy import Connection, event, select
 from werkzeug.routing import Rule
 
 import settings
@@ -23,6 +26,7 @@ from tests.factories import execute, flush_all, meter_reading, rows
 from tests.web.calls import Api, accepted, bearer, refused
 from tests.web.conftest import MakeKey
 from web import auth
+from web.auth import KeyRing, identify
 
 OPEN_TO_ALL = ("/healthz", "/readyz", "/metrics", "/docs", "/openapi.json", "/static/")
 
@@ -326,3 +330,25 @@ def test_a_secret_is_in_no_table_and_no_log(app: Flask, client: FlaskClient, key
     with engine.transaction() as conn:
         for table in Base.metadata.sorted_tables:
             assert secret not in str(conn.execute(select(table)).all())
+
+
+def test_a_key_that_many_use_at_once_is_asked_for_once(
+    app: Flask, key: MakeKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a start every sender is a stranger: more of them than the pool has connections."""
+    find_key, asked, go_on = access.find_key, [], threading.Event()
+
+    def slowly(conn: Connection, key_id: str) -> access.KeyRecord | None:
+        asked.append(key_id)
+        assert go_on.wait(10)
+        return find_key(conn, key_id)
+
+    monkeypatch.setattr(access, "find_key", slowly)
+    sender, ring = key("ingest"), KeyRing()
+    with ThreadPoolExecutor(20) as senders:
+        callers = [senders.submit(identify, ring, f"Bearer {sender}") for _ in range(20)]
+        while len(ring._introductions._waiting) < 19:
+            time.sleep(0.001)
+        go_on.set()
+        assert len({caller.result(10).key_id for caller in callers}) == 1
+    assert len(asked) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, time, timedelta
+from functools import lru_cache
 
 import settings
 from models.episodes import DayRow, EpisodeRow
@@ -13,11 +14,15 @@ from workers.alarms.thresholds import DEFAULTS, Thresholds
 def in_force() -> Thresholds:
     """The thresholds as the settings say."""
     chosen = settings.load()
+    return _thresholds(
+        chosen.alarm_floor_pct, chosen.alarm_drop_pts, chosen.alarm_cusum_k, chosen.alarm_cusum_h
+    )
+
+
+@lru_cache(maxsize=1)  # asked for with every summary that is read
+def _thresholds(floor_pct: float, drop_pts: float, cusum_k: float, cusum_h: float) -> Thresholds:
     return DEFAULTS.changed(
-        floor=chosen.alarm_floor_pct / 100,
-        drop_pts=chosen.alarm_drop_pts,
-        cusum_k=chosen.alarm_cusum_k,
-        cusum_h=chosen.alarm_cusum_h,
+        floor=floor_pct / 100, drop_pts=drop_pts, cusum_k=cusum_k, cusum_h=cusum_h
     )
 
 

@@ -1,0 +1,97 @@
+"""The last 24 hours of one vehicle, as beat has materialised them: the read that is asked most.
+
+Requests that wait at the same moment share one question to PostgreSQL (docs/adr/0017).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+import msgspec
+
+from models import reads
+from models.engine import Hotline, patience, reading
+from models.kinds import VEHICLE
+from web import headers
+from web.answers import performance, performance_to_come
+from web.auth import KeyRing, admit
+from web.express import Answer, Environ, Express
+from web.refusals import Refused
+from web.schemas import is_device_id
+from workers.shared_trip import SharedTrip
+
+#: A summary is at most one rollup interval old; asking sooner than this brings nothing new.
+MAX_AGE_SECONDS = 5
+CACHE_CONTROL = f"private, max-age={MAX_AGE_SECONDS}"
+#: A PostgreSQL that does not answer holds up those who wait for no longer.
+PATIENCE_SECONDS = 5.0
+
+#: (fleet id, vehicle id)
+_Vehicle = tuple[int, str]
+_Row = Mapping[str, Any]
+#: Conditions that only Flask understands, and the one form of the usual one that is known here.
+_CONDITIONS = ("HTTP_IF_MATCH", "HTTP_IF_MODIFIED_SINCE", "HTTP_IF_UNMODIFIED_SINCE")
+_ONE_TAG = re.compile(r'"[0-9a-f]{24}"')
+_HEADERS = headers.kept(CACHE_CONTROL)
+_HEADERS_UNCHANGED = [(name, value) for name, value in _HEADERS if name != "Content-Type"]
+
+
+class Told(NamedTuple):
+    """An answer's bytes; the tag changes whenever they do. No tag: ask again, it is on its way."""
+
+    content: bytes
+    etag: str | None
+
+
+def tell(fleet_id: int, vehicle_id: str) -> Told:
+    """A vehicle's summary. Raises Refused UNKNOWN_DEVICE."""
+    row = _trips.submit((fleet_id, vehicle_id)) if is_device_id(vehicle_id) else None
+    if row is not None:
+        content = msgspec.json.encode(performance(row))
+        return Told(content, blake2b(content, digest_size=12).hexdigest())
+    if not _is_known(fleet_id, vehicle_id):
+        raise Refused("UNKNOWN_DEVICE", f"No vehicle {vehicle_id} has ever sent a reading.")
+    return Told(msgspec.json.encode(performance_to_come(vehicle_id)), None)
+
+
+def express(keys: KeyRing) -> Express:
+    """GET /v1/analytics/performance/<vehicleId> without Flask; other windows are not for it."""
+
+    def take(environ: Environ, vehicle_id: str) -> Answer | None:
+        had = environ.get("HTTP_IF_NONE_MATCH")
+        if environ.get("QUERY_STRING") or any(name in environ for name in _CONDITIONS):
+            return None
+        if had is not None and not _ONE_TAG.fullmatch(had):
+            return None
+        caller = admit(keys, environ.get("HTTP_AUTHORIZATION", ""), "read")
+        content, etag = tell(caller.fleet_id, vehicle_id)
+        length = ("Content-Length", str(len(content)))
+        if etag is None:
+            return Answer("200 OK", [*headers.JSON, length], content)
+        tag = ("ETag", f'"{etag}"')
+        if had == tag[1]:
+            return Answer("304 NOT MODIFIED", [*_HEADERS_UNCHANGED, tag], b"")
+        return Answer("200 OK", [*_HEADERS, length, tag], content)
+
+    return take
+
+
+def _look_up(wanted: list[_Vehicle]) -> Sequence[_Row | None]:
+    with patience(PATIENCE_SECONDS), _hotline.open() as conn:
+        found = reads.performances(conn, wanted)
+    return [found.get(one) for one in wanted]
+
+
+#: One trip is under way at a time, so one connection is enough.
+_hotline = Hotline()
+_trips: SharedTrip[_Vehicle, _Row | None] = SharedTrip(_look_up)
+
+
+def _is_known(fleet_id: int, vehicle_id: str) -> bool:
+    if not is_device_id(vehicle_id):
+        return False
+    with reading() as conn:
+        return reads.device_key(conn, VEHICLE, fleet_id, vehicle_id) is not None
