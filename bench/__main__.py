@@ -17,6 +17,7 @@ from bench.progress import say
 from bench.stage import Stage
 from bench.staging import staged
 from stack.errors import StackError
+from stack.supervision import with_log
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,7 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with staged(options.folder) as stage:
             print(machine.describe(stage.stack.home.path, stage.database_url))
             print(f"Load average before the start: {load}.")
-            print(_measure(stage, options), flush=True)
+            try:
+                print(_measure(stage, options), flush=True)
+            except Broken as error:  # while there still is a log
+                raise Broken(with_log(stage.stack.home, str(error), "web")) from error
     except (Broken, StackError) as error:
         print(f"BROKEN: {error}")
         return 1
@@ -50,10 +54,12 @@ def _measure(stage: Stage, options: Options) -> str:
     rounds, chain = Rounds(), Chain(stage, options.connections)
     _alternate(stage, chain, rounds, options)
     checked = stage.check_rows()
-    rounds.add({"rows": stage.rows, **rollups.bytes_per_reading(stage)})
+    rounds.add({"rows": stage.rows})
     if options.wants("backlog"):
         rounds.add(backlog.measure(stage, chain, options.sizes.backlog))
         checked = stage.check_rows()
+    if stage.rows >= rollups.ROWS_TO_WEIGH:
+        rounds.add(rollups.bytes_per_reading(stage))
     _measure_days(stage, rounds, options)
     told = report.render(rounds, stage.usage.memory, options.connections)
     return f"Medians of {options.rounds} alternating rounds. {checked}.\n\n{told}"
