@@ -29,10 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with staged(options.folder) as stage:
             print(machine.describe(stage.stack.home.path, stage.database_url))
             print(f"Load average before the start: {load}.")
-            try:
-                print(_measure(stage, options), flush=True)
-            except Broken as error:  # while there still is a log
-                raise Broken(with_log(stage.stack.home, str(error), "web")) from error
+            _run(stage, options)
     except (Broken, StackError) as error:
         print(f"BROKEN: {error}")
         return 1
@@ -45,24 +42,42 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _measure(stage: Stage, options: Options) -> str:
-    if options.growth:
-        cases = growth.QUICK if options.quick else growth.CASES
-        return (
-            f"Medians of {options.rounds} rounds.\n\n{growth.measure(stage, cases, options.rounds)}"
-        )
-    rounds, chain = Rounds(), Chain(stage, options.connections)
+def _run(stage: Stage, options: Options) -> None:
+    """Measure and print; what was measured also when something is broken then."""
+    rounds = Rounds()
+    print(f"Medians of {options.rounds} alternating rounds.", flush=True)
+    try:
+        if options.growth:
+            cases = growth.QUICK if options.quick else growth.CASES
+            print(f"\n{growth.measure(stage, cases, options.rounds)}")
+        else:
+            _measure(stage, rounds, options)
+    except Broken as error:  # while there still is a log
+        raise Broken(with_log(stage.stack.home, str(error), "web")) from error
+    finally:
+        if not options.growth:
+            told = report.render(rounds, stage.usage.memory, options.connections)
+            print(f"\n{told}", flush=True)
+
+
+def _measure(stage: Stage, rounds: Rounds, options: Options) -> None:
+    chain = Chain(stage, options.connections)
     _alternate(stage, chain, rounds, options)
     checked = stage.check_rows()
     rounds.add({"rows": stage.rows})
+    _weigh(stage, rounds)
     if options.wants("backlog"):
         rounds.add(backlog.measure(stage, chain, options.sizes.backlog))
         checked = stage.check_rows()
-    if stage.rows >= rollups.ROWS_TO_WEIGH:
-        rounds.add(rollups.bytes_per_reading(stage))
+        _weigh(stage, rounds)
+    print(f"{checked}.", flush=True)
     _measure_days(stage, rounds, options)
-    told = report.render(rounds, stage.usage.memory, options.connections)
-    return f"Medians of {options.rounds} alternating rounds. {checked}.\n\n{told}"
+
+
+def _weigh(stage: Stage, rounds: Rounds) -> None:
+    """Bytes of rows that the flush has written, as soon as there are enough of them."""
+    if stage.rows >= rollups.ROWS_TO_WEIGH and not rounds.names("bytes."):
+        rounds.add(rollups.bytes_per_reading(stage))
 
 
 def _alternate(stage: Stage, chain: Chain, rounds: Rounds, options: Options) -> None:

@@ -31,7 +31,7 @@ def measure(stage: Stage, rounds: Rounds, *, vehicles: int, habit: Habit, count:
     day = Day(stage, vehicles, habit, DAY_MINUTES)
     day.empty()
     day.fill(0, DAY_MINUTES)
-    if not rounds.names("bytes."):  # of rows that the flush has written, if there were enough
+    if not rounds.names("bytes."):  # of rows that the flush has written
         rounds.add(bytes_per_reading(stage))
     rounds.add(day.parallel_workers())
     with ticking() as ticker:
@@ -73,6 +73,10 @@ def reads(
 ) -> None:
     """GET performance beside /healthz, with whatever is in history."""
     stage.start("web")
+    # Processes that have just started do everything for the first time: not for 64 at once.
+    first = Chain(stage, _FIRST_CONNECTIONS)
+    first.healthz(1.0)
+    first.performance(1.0, vehicles)
     chain = Chain(stage)
     chain.healthz(1.0)
     chain.performance(1.0, vehicles)
@@ -83,6 +87,7 @@ def reads(
     rounds.add({f"{name}.rows": stage.rows})
 
 
+_FIRST_CONNECTIONS = 4
 #: Fewer rows leave most of each partition's pages empty.
 ROWS_TO_WEIGH = 1_000_000
 #: Of one round.
