@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from threading import Event, Thread
 
 from bench import Broken
+from bench.bars import BACKLOG_READINGS
 from bench.chain import BATCH, Chain
 from bench.figures import Figures
 from bench.load import BATCH_CONNECTIONS, Posts, receive
@@ -22,7 +23,6 @@ from bench.stage import Stage
 from models.kinds import KINDS as TABLES
 from workers import stream
 
-READINGS = 2_000_000
 #: What keeps arriving.
 ARRIVING_PER_SECOND = 5_000.0
 #: Longest time to drain.
@@ -47,7 +47,7 @@ class Drained:
     memory_mb: float = 0.0
 
 
-def measure(stage: Stage, chain: Chain, readings: int = READINGS) -> Figures:
+def measure(stage: Stage, chain: Chain, readings: int = BACKLOG_READINGS) -> Figures:
     """Fill, drain, and the floor right after it."""
     stage.stack.supervisor.stop("worker-flush")
     requests = max(1, readings // BATCH // len(KINDS)) * len(KINDS)
@@ -61,6 +61,7 @@ def measure(stage: Stage, chain: Chain, readings: int = READINGS) -> Figures:
     stage.wait_until_stored()
     floor = chain.copy(_COPY_SECONDS)
     return {
+        "backlog.readings": requests * BATCH,
         "backlog.filled": requests * BATCH / filled.seconds,
         "backlog.stream": max(held, drained.memory_mb),
         "backlog.limit": _limit_mb(),

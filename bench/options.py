@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench import backlog
+from bench.bars import BACKLOG_READINGS
 from bench.load import CONNECTIONS
 
 #: --only NAME, in the order of a run, with what is said while it is measured.
@@ -28,7 +28,7 @@ MEASUREMENTS = {
 }
 #: Measured only when named.
 _ON_REQUEST = {"rollup-charging"}
-_SECONDS = {"single": 4.0, "batch": 5.0, "latency": 3.0, "validation": 0.5}
+_SECONDS = {"single": 4.0, "batch": 5.0, "validation": 0.5}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Sizes:
     #: Of the rollup's fleet, and of `history`'s.
     vehicles: int
     small_fleet: int
-    backlog: int = backlog.READINGS
+    backlog: int = BACKLOG_READINGS
 
 
 DEFAULT = Sizes(2_000, 200)

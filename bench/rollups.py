@@ -88,6 +88,8 @@ def reads(
 
 
 _FIRST_CONNECTIONS = 4
+#: Rounds of GETs in `history`, at most.
+_HISTORY_ROUNDS = 3
 #: Fewer rows leave most of each partition's pages empty.
 ROWS_TO_WEIGH = 1_000_000
 #: Of one round.

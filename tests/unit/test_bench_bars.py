@@ -66,6 +66,18 @@ def test_a_run_too_small_for_a_bar_says_so() -> None:
     assert lines(rounds)["GET performance, of /healthz"][-2:] == ["0.400", "NOT met"]
 
 
+def test_a_small_backlog_says_so() -> None:
+    rounds = Rounds()
+    rounds.add({"backlog.drained": 80.0, "backlog.copy": 100.0, "backlog.readings": 100_000})
+
+    assert lines(rounds)["backlog drained, of bare COPY"][-1] == "met (100,000 readings, not 2 M)"
+
+    rounds.clear()
+    rounds.add({"backlog.drained": 60.0, "backlog.copy": 100.0, "backlog.readings": 2_000_000})
+
+    assert lines(rounds)["backlog drained, of bare COPY"][-2:] == ["0.600", "NOT met"]
+
+
 def test_reads_after_more_history_are_held_against_healthz_of_their_own_time() -> None:
     rounds = Rounds()
     for name, performance, healthz in (("few", 500.0, 1_000.0), ("many", 240.0, 500.0)):
