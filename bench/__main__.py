@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from types import FrameType
 
@@ -14,10 +15,12 @@ from bench.figures import Figures, Rounds
 from bench.habits import Habit
 from bench.options import MEASUREMENTS, Options, parse
 from bench.progress import say
+from bench.readings import KINDS
 from bench.stage import Stage
 from bench.staging import staged
 from stack.errors import StackError
 from stack.supervision import with_log
+from workers import partitions
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,6 +80,10 @@ def _measure(stage: Stage, rounds: Rounds, options: Options) -> None:
 def _weigh(stage: Stage, rounds: Rounds) -> None:
     """Bytes of rows that the flush has written, as soon as there are enough of them."""
     if stage.rows >= rollups.ROWS_TO_WEIGH and not rounds.names("bytes."):
+        written = rollups.bytes_per_reading(stage)
+        rounds.add({f"written.{kind}": written[f"bytes.{kind}"] for kind in KINDS})
+        say("history is kept in order, as beat has it done every hour")
+        partitions.keep(datetime.now(UTC), 0)
         rounds.add(rollups.bytes_per_reading(stage))
 
 

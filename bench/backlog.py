@@ -42,8 +42,8 @@ class Drained:
     #: When the first of it was committed, and when all of it was.
     moved: float = 0.0
     ended: float = 0.0
-    #: Requests committed in between, later ones among them.
-    requests: int = 0
+    #: Committed in between, later ones among them.
+    readings: int = 0
     memory_mb: float = 0.0
 
 
@@ -67,7 +67,7 @@ def measure(stage: Stage, chain: Chain, readings: int = BACKLOG_READINGS) -> Fig
         "backlog.limit": _limit_mb(),
         "backlog.seconds": drained.ended - drained.started,
         "backlog.start": drained.moved - drained.started,
-        "backlog.drained": drained.requests * BATCH / (drained.ended - drained.moved),
+        "backlog.drained": drained.readings / (drained.ended - drained.moved),
         "backlog.copy": floor["copy"],
         **{f"backlog.rss.{name}": seen.largest for name, seen in memory.items()},
     }
@@ -75,16 +75,16 @@ def measure(stage: Stage, chain: Chain, readings: int = BACKLOG_READINGS) -> Fig
 
 def _drain(stage: Stage) -> Drained:
     """Start the flush; return when nothing that was waiting then is left."""
-    newest_us, removed = stream.now_us(), stage.removed()
+    newest_us, committed = stream.now_us(), stage.committed()
     found = Drained(time.monotonic())
     # Started from a thread: supervisor answers when the program has run for a second.
     starting = Thread(target=stage.start, args=["worker-flush"])
     starting.start()
     while True:
-        gone, now = stage.removed() - removed, time.monotonic()
+        gone, now = stage.committed() - committed, time.monotonic()
         if gone and not found.moved:
             found.moved = now
-            removed += gone  # the first of it went in an unknown time: it does not count
+            committed += gone  # the first of it went in an unknown time: it does not count
         found.memory_mb = max(found.memory_mb, _memory_mb())
         oldest = [us for kind in TABLES.values() if (us := stream.oldest_us(kind)) is not None]
         if all(us > newest_us for us in oldest):
@@ -92,7 +92,7 @@ def _drain(stage: Stage) -> Drained:
         if now > found.started + PATIENCE_SECONDS:
             raise Broken(f"the backlog is not drained after {PATIENCE_SECONDS:.0f} s")
         time.sleep(_LOOK_SECONDS)
-    found.ended, found.requests = time.monotonic(), stage.removed() - removed
+    found.ended, found.readings = time.monotonic(), stage.committed() - committed
     starting.join()
     return found
 

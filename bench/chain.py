@@ -125,10 +125,10 @@ class Chain:
         count = self._count(f"{name}.history", seconds, size)
         readings = count * size
         first = stage.take(readings // len(KINDS))
-        before, removed = stage.usage.cpu_seconds(), stage.removed()
+        before, committed = stage.usage.cpu_seconds(), stage.committed()
         span = stage.post(stage.web, count, size, first, connections=self._of(size))
         # Looked at while the last answers are a moment old: what arrived while they kept coming.
-        arrived = (stage.removed() - removed) * size / (time.monotonic() - span.began)
+        arrived = (stage.committed() - committed) / (time.monotonic() - span.began)
         stored_at = stage.wait_until_stored()
         used = difference(before, stage.usage.cpu_seconds())
         self._rates[f"{name}.accepted"] = readings / span.seconds

@@ -149,18 +149,32 @@ def _rollup(name: str, rounds: Rounds) -> str:
     )
 
 
+_WEIGHED = ("written", "heap", "index", "bytes")
+
+
 def _sizes(rounds: Rounds) -> str:
     rows = [
         [
             kind,
-            *(number(rounds.median(f"{part}.{kind}")) for part in ("heap", "index", "bytes")),
+            *(
+                number(rounds.median(f"{part}.{kind}"))
+                for part in ("written", "heap", "index", "bytes")
+            ),
             f"{plain}",
             f"{value / plain:.1f}",
         ]
         for kind, plain in VALUE_BYTES.items()
         if (value := rounds.median(f"bytes.{kind}")) is not None
     ]
-    header = ["Bytes per reading in history", "rows", "index", "together", "of the values", "ratio"]
+    header = [
+        "Bytes per reading in history",
+        "as written",
+        "kept: rows",
+        "index",
+        "together",
+        "of the values",
+        "ratio",
+    ]
     return table(header, rows) if rows else ""
 
 

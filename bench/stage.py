@@ -9,12 +9,15 @@ from datetime import UTC, datetime
 
 import psycopg
 from psycopg import sql
+from sqlalchemy import func, select
 
 from bench import Broken
 from bench.crew import Crew, Span
 from bench.load import CONNECTIONS, Pace, Posts, Target, shares
 from bench.readings import KINDS, Fleet
 from bench.usage import Usage
+from models.conservation import StreamTally
+from models.engine import reading
 from models.kinds import KINDS as TABLES
 from stack.launcher import Stack
 from stack.supervision import call
@@ -84,9 +87,10 @@ class Stage:
             time.sleep(0.01)
         return time.monotonic()
 
-    def removed(self) -> int:
-        """Requests whose readings are committed, since the stream exists."""
-        return sum(stream.census(kind).removed for kind in TABLES.values())
+    def committed(self) -> int:
+        """Readings that the flush has committed, by its own count (docs/conservation.md)."""
+        with reading() as conn:
+            return int(conn.execute(select(func.sum(StreamTally.readings))).scalar() or 0)
 
     def stop_application(self) -> None:
         """Nothing but the data servers goes on."""
