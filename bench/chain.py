@@ -17,6 +17,7 @@ from bench.load import BATCH_CONNECTIONS, CONNECTIONS, Gets, Target, shares
 from bench.readings import KINDS, device_id
 from bench.stage import Stage
 from bench.usage import difference
+from workers.flush import BATCH_READINGS
 
 #: Readings in a batch.
 BATCH = 500
@@ -94,11 +95,18 @@ class Chain:
         writers = flush_workers(stage)
         readings = max(1, round(self._rates["copy"] * seconds / len(KINDS)))
         first = stage.take(readings)
-        numbers, blocks = range(first, first + readings), block_count(readings)
+        numbers, blocks = range(first, first + readings), block_count(readings, BATCH_READINGS)
         keys = device_keys(stage.database_url, stage.fleet.devices)
         span = stage.crew.run(
             [
-                Copies(stage.database_url, stage.fleet, keys, range(n, blocks, writers), numbers)
+                Copies(
+                    stage.database_url,
+                    stage.fleet,
+                    keys,
+                    range(n, blocks, writers),
+                    numbers,
+                    size=BATCH_READINGS,
+                )
                 for n in range(writers)
             ]
         )

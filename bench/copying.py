@@ -1,7 +1,8 @@
 """The floor under the flush: the same rows into the same tables, and nothing else.
 
-Transactions as large as the flush's, history by binary COPY of bytes made beforehand, latest by
-one upsert of each device's newest row. No HTTP, no queue, no check for repeated readings.
+Transactions as large as the flush's (who asks says how large), history by binary COPY of bytes made
+beforehand, latest by one upsert of each device's newest row. No HTTP, no queue, no check for
+repeated readings.
 What a row looks like is read off the tables.
 """
 
@@ -25,8 +26,8 @@ from bench.pacing import Answers
 from bench.readings import KINDS, Fleet, device_id
 from models.kinds import KINDS as TABLES
 
-#: As the flush's transactions (workers/flush.py).
-BLOCK_READINGS = 20_000
+#: Readings of a transaction that only has to fill tables.
+FILL_READINGS = 20_000
 
 _HEAD = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _TAIL = struct.pack(">h", -1)
@@ -68,6 +69,8 @@ class Copies:
     numbers: range
     habit: Habit = Habit.ALWAYS
     with_latest: bool = True
+    #: Readings of a block.
+    size: int = FILL_READINGS
 
     def prepare(self) -> Callable[[], Answers]:
         """Make the bytes of every block and connect."""
@@ -79,16 +82,16 @@ class Copies:
     def _made(self) -> Iterator[Block]:
         for block in self.blocks:
             turn, place = divmod(block, len(KINDS))
-            begin = turn * BLOCK_READINGS
-            kind, numbers = KINDS[place], self.numbers[begin : begin + BLOCK_READINGS]
+            begin = turn * self.size
+            kind, numbers = KINDS[place], self.numbers[begin : begin + self.size]
             columns = columns_of(kind, self.fleet, self.keys[kind], numbers, self.habit)
             newest = _newest(kind, columns, self.fleet.devices) if self.with_latest else []
             yield Block(kind, rows(TABLES[kind].history, columns), newest)
 
 
-def block_count(readings: int) -> int:
+def block_count(readings: int, size: int = FILL_READINGS) -> int:
     """Blocks, of both kinds, that so many readings of each kind make."""
-    return len(KINDS) * -(-readings // BLOCK_READINGS)
+    return len(KINDS) * -(-readings // size)
 
 
 def columns_of(

@@ -100,3 +100,4 @@ def test_blocks_leave_no_reading_out() -> None:
     meters = [len(block.rows) // row_bytes for block in made if block.kind == "meter"]
     assert meters == [20_000, 20_000, 5_000]
     assert all(block.newest[0] == "{0,1,2}" for block in made)
+    assert block_count(45_000, 40_000) == 4
