@@ -6,15 +6,18 @@ round's rate.
 
 from __future__ import annotations
 
+import time
+
 import psutil  # type: ignore[import-untyped]
 
-from bench.copying import BLOCK_READINGS, Copies, device_keys
+from bench.copying import Copies, block_count, device_keys
 from bench.crew import Span
 from bench.figures import Figures
-from bench.load import CONNECTIONS, Gets, Target, shares
-from bench.readings import DEVICES, KINDS, device_id
+from bench.load import BATCH_CONNECTIONS, CONNECTIONS, Gets, Target, shares
+from bench.readings import KINDS, device_id
 from bench.stage import Stage
 from bench.usage import difference
+from workers.flush import BATCH_READINGS
 
 #: Readings in a batch.
 BATCH = 500
@@ -25,6 +28,7 @@ _FIRST_GUESS = {
     "performance": 500.0,
     "door.single": 800.0,
     "door.batch": 50_000.0,
+    "single.accepted": 400.0,
     "single.history": 400.0,
     "batch.history": 8_000.0,
     "copy": 50_000.0,
@@ -34,8 +38,9 @@ _FIRST_GUESS = {
 class Chain:
     """The measurements of one run; each method is one round of one of them."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, connections: int = CONNECTIONS) -> None:
         self._stage = stage
+        self._connections = connections
         self._rates = dict(_FIRST_GUESS)
 
     def bare(self, seconds: float) -> Figures:
@@ -46,11 +51,28 @@ class Chain:
         """Granian and Flask: the product's route without any work."""
         return self._gets("healthz", self._stage.web, ["/healthz"], seconds)
 
-    def performance(self, seconds: float) -> Figures:
-        """GET the 24 h performance of one vehicle after the other."""
-        vehicles = (device_id("vehicle", device) for device in range(DEVICES))
-        paths = [f"/v1/analytics/performance/{vehicle}" for vehicle in vehicles]
-        return self._gets("performance", self._stage.web, paths, seconds)
+    def performance(self, seconds: float, devices: int | None = None) -> Figures:
+        """GET the 24 h performance of one vehicle after the other, then at half that rate.
+
+        At half the rate requests are planned ahead; seconds count from the planned instant.
+        """
+        paths = [
+            f"/v1/analytics/performance/{device_id('vehicle', device)}"
+            for device in range(devices or self._stage.fleet.devices)
+        ]
+        found = self._gets("performance", self._stage.web, paths, seconds)
+        return {**found, **self._paced("performance", paths, seconds)}
+
+    def _paced(self, name: str, paths: list[str], seconds: float) -> Figures:
+        crew, rate = self._stage.crew, self._rates[name] / 2
+        each, count = self._connections // crew.size, max(1, round(rate * seconds / crew.size))
+        span = crew.run(
+            [Gets(self._stage.web, paths, count, each, pace) for pace in self._stage.paces(rate)]
+        )
+        return {
+            f"{name}.half": [answer.answered for answer in span.answers],
+            f"{name}.late": [answer.sent for answer in span.answers],
+        }
 
     def door(self, seconds: float) -> Figures:
         """The ingest route with the queue taken out: authenticate, validate, answer."""
@@ -71,18 +93,24 @@ class Chain:
         """The same rows by bare COPY, with as many connections as the flush has."""
         stage = self._stage
         writers = flush_workers(stage)
-        blocks = max(writers, round(self._rates["copy"] * seconds / BLOCK_READINGS))
-        blocks += -blocks % len(KINDS)
-        turns = blocks // len(KINDS)
-        first = stage.take(turns * BLOCK_READINGS)
-        keys = device_keys(stage.database_url)
+        readings = max(1, round(self._rates["copy"] * seconds / len(KINDS)))
+        first = stage.take(readings)
+        numbers, blocks = range(first, first + readings), block_count(readings, BATCH_READINGS)
+        keys = device_keys(stage.database_url, stage.fleet.devices)
         span = stage.crew.run(
             [
-                Copies(stage.database_url, stage.fleet, keys, range(n, blocks, writers), first)
+                Copies(
+                    stage.database_url,
+                    stage.fleet,
+                    keys,
+                    range(n, blocks, writers),
+                    numbers,
+                    size=BATCH_READINGS,
+                )
                 for n in range(writers)
             ]
         )
-        return self._rate("copy", blocks * BLOCK_READINGS, span)
+        return {**self._rate("copy", len(KINDS) * readings, span), "busy.copy": span.busy_percent}
 
     def rate(self, name: str) -> float:
         """What the last round found, or a guess."""
@@ -90,42 +118,54 @@ class Chain:
 
     def _gets(self, name: str, target: Target, paths: list[str], seconds: float) -> Figures:
         crew, count = self._stage.crew, self._count(name, seconds, 1)
-        each = CONNECTIONS // crew.size
+        each = self._connections // crew.size
         parts = [len(part) for part in shares(count, crew.size)]
-        return self._rate(
-            name, count, crew.run([Gets(target, paths, part, each) for part in parts])
-        )
+        span = crew.run([Gets(target, paths, part, each) for part in parts])
+        return {**self._rate(name, count, span), **_generator(name, count, span)}
 
     def _door(self, name: str, size: int, seconds: float) -> Figures:
-        count = self._count(name, seconds, size)
-        span = self._stage.post(self._stage.without_queue, count, size, self._stage.taken)
-        return self._rate(name, count * size, span)
+        stage, count = self._stage, self._count(name, seconds, size)
+        span = stage.post(stage.without_queue, count, size, stage.taken, connections=self._of(size))
+        return {**self._rate(name, count * size, span), **_generator(name, count, span)}
 
     def _chain(self, name: str, size: int, seconds: float) -> Figures:
         stage = self._stage
         count = self._count(f"{name}.history", seconds, size)
         readings = count * size
         first = stage.take(readings // len(KINDS))
-        before = stage.usage.cpu_seconds()
-        span = stage.post(stage.web, count, size, first)
+        before, committed = stage.usage.cpu_seconds(), stage.committed()
+        span = stage.post(stage.web, count, size, first, connections=self._of(size))
+        # Looked at while the last answers are a moment old: what arrived while they kept coming.
+        arrived = (stage.committed() - committed) / (time.monotonic() - span.began)
         stored_at = stage.wait_until_stored()
         used = difference(before, stage.usage.cpu_seconds())
+        self._rates[f"{name}.accepted"] = readings / span.seconds
         self._rates[f"{name}.history"] = readings / (stored_at - span.began)
         return {
-            f"{name}.accepted": readings / span.seconds,
+            f"{name}.accepted": self._rates[f"{name}.accepted"],
+            f"{name}.arrived": arrived,
             f"{name}.history": self._rates[f"{name}.history"],
-            f"busy.{name}": span.busy_percent,
+            **_generator(name, count, span),
             **{f"cpu.{name}.{program}": used[program] / readings * 1e6 for program in used},
         }
 
+    def _of(self, size: int) -> int:
+        """Connections for requests of so many readings."""
+        return self._connections if size == 1 else min(BATCH_CONNECTIONS, self._connections)
+
     def _count(self, name: str, seconds: float, size: int) -> int:
         """Requests that take about `seconds`: as many of each kind on every connection."""
-        turns = round(self._rates[name] * seconds / size / (CONNECTIONS * len(KINDS)))
-        return CONNECTIONS * len(KINDS) * max(1, turns)
+        together = self._of(size) * len(KINDS)
+        return together * max(1, round(self._rates[name] * seconds / size / together))
 
     def _rate(self, name: str, count: int, span: Span) -> Figures:
         self._rates[name] = count / span.seconds
-        return {name: self._rates[name], f"busy.{name}": span.busy_percent}
+        return {name: self._rates[name]}
+
+
+def _generator(name: str, requests: int, span: Span) -> Figures:
+    """How busy the load generator was, and what a request costs it."""
+    return {f"busy.{name}": span.busy_percent, f"us.{name}": span.cpu_seconds / requests * 1e6}
 
 
 def flush_workers(stage: Stage) -> int:

@@ -12,9 +12,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.synchronize import Barrier
 from typing import Protocol
+
+from bench.pacing import Answers
 
 #: Longest time for everybody to be prepared.
 PREPARE_SECONDS = 120.0
@@ -23,7 +25,7 @@ PREPARE_SECONDS = 120.0
 class Task(Protocol):
     """What one process does; must survive pickling."""
 
-    def prepare(self) -> Callable[[], None]:
+    def prepare(self) -> Callable[[], Answers]:
         """Do everything that is not to be measured; the answer is what is."""
 
 
@@ -34,6 +36,8 @@ class Done:
     began: float
     ended: float
     cpu_seconds: float
+    #: Of an open loop.
+    answers: Answers = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,10 @@ class Span:
     ended: float
     #: Of its core, what the busiest process used, %. Near 100 the load generator is the bottleneck.
     busy_percent: float
+    #: CPU seconds of all processes together.
+    cpu_seconds: float = 0.0
+    #: Of an open loop, all processes' together.
+    answers: Answers = field(default_factory=list)
 
     @property
     def seconds(self) -> float:
@@ -54,7 +62,13 @@ class Span:
 def span(done: Sequence[Done]) -> Span:
     """All of it together."""
     busy = max(100 * one.cpu_seconds / max(one.ended - one.began, 1e-9) for one in done)
-    return Span(min(one.began for one in done), max(one.ended for one in done), busy)
+    return Span(
+        min(one.began for one in done),
+        max(one.ended for one in done),
+        busy,
+        sum(one.cpu_seconds for one in done),
+        [answer for one in done for answer in one.answers],
+    )
 
 
 class Crew:
@@ -103,5 +117,5 @@ def _work(task: Task, parties: int) -> Done:
     measured = task.prepare()
     _begin_together(parties)
     began, cpu_began = time.monotonic(), time.process_time()
-    measured()
-    return Done(began, time.monotonic(), time.process_time() - cpu_began)
+    answers = measured()
+    return Done(began, time.monotonic(), time.process_time() - cpu_began, answers)

@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from statistics import median
 
-#: What one measurement found: name of a figure -> value.
-Figures = Mapping[str, float]
+#: What one measurement found: name of a figure -> value, or all samples of one round.
+Figures = Mapping[str, float | Sequence[float]]
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -26,7 +26,7 @@ class Rounds:
     def add(self, figures: Figures) -> None:
         """One more round of these figures."""
         for name, value in figures.items():
-            self._values[name].append(value)
+            self._values[name] += value if isinstance(value, Sequence) else [value]
 
     def clear(self) -> None:
         """Begin anew."""
@@ -40,6 +40,11 @@ class Rounds:
         """A figure's median; None when it was not measured."""
         values = self.values(name)
         return median(values) if values else None
+
+    def percentile(self, name: str, share: float) -> float | None:
+        """Of all samples of a figure; None when it was not measured."""
+        values = self.values(name)
+        return percentile(values, share) if values else None
 
     def ratio(self, name: str, floor: str) -> float | None:
         """The median over the rounds of name / floor; each round is compared with itself."""

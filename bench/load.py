@@ -1,13 +1,16 @@
 """The load generator: prebuilt requests over raw keep-alive sockets, as little Python as possible.
 
-Each connection sends its next request when it has its answer. Standard library only.
+Here every connection sends its next request when it has its answer (a closed loop: `drive`);
+bench/pacing.py sends at planned instants (an open loop). No connection ever has two requests at
+once. Standard library only.
 """
 
 from __future__ import annotations
 
 import socket
+import struct
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -15,15 +18,19 @@ from itertools import pairwise
 from selectors import EVENT_READ, DefaultSelector
 
 from bench import Broken
+from bench.pacing import Answers, pace
 from bench.readings import KINDS, Fleet
 
 HOST = "127.0.0.1"
-CONNECTIONS = 16
+#: Of single requests, and of batches: gateways are fewer than devices.
+CONNECTIONS, BATCH_CONNECTIONS = 64, 16
 #: Longest wait for an answer.
-TIMEOUT_SECONDS = 30.0
+TIMEOUT_SECONDS = 30
+#: Longest wait for a server to listen.
+START_SECONDS = 60.0
 
 _END_OF_HEAD = b"\r\n\r\n"
-_LENGTH = b"content-length:"
+_LENGTH = b"\r\ncontent-length:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +51,36 @@ class Target:
         return f"POST {path} HTTP/1.1\r\n{self._headers()}{described}".encode() + content
 
     def connect(self) -> socket.socket:
-        """A connection."""
+        """A connection. The kernel times it: Python's own timeouts cost a system call each time."""
         connection = socket.create_connection((HOST, self.port), TIMEOUT_SECONDS)
+        connection.settimeout(None)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            connection.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", TIMEOUT_SECONDS, 0))
         return connection
+
+    def wait_until_it_listens(self) -> None:
+        """Raises OSError when nobody does for a minute."""
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                self.connect().close()
+                return
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
 
     def _headers(self) -> str:
         return f"Host: {HOST}:{self.port}\r\nAuthorization: Bearer {self.key}\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Seconds from one request of a process to its next, and until its first."""
+
+    interval: float
+    offset: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +96,16 @@ class Posts:
     size: int
     first: int
     connections: int
-    #: Seconds from one request to the next; 0 sends as fast as answers come.
-    interval: float = 0.0
+    #: Without one, as fast as answers come.
+    pace: Pace | None = None
 
-    def prepare(self) -> Callable[[], None]:
+    def prepare(self) -> Callable[[], Answers]:
         """Build every request and connect."""
-        sent = [self._request(number) for number in self.requests]
-        if self.interval:
-            return partial(pace, self.target, sent, self.interval)
-        return partial(drive, _connections(self.target, self.connections), sent, b"202")
+        sent = [self.request(number) for number in self.requests]
+        return _prepared(self.target, self.connections, sent, b"202", self.pace)
 
-    def _request(self, number: int) -> bytes:
+    def request(self, number: int) -> bytes:
+        """The bytes of one of them."""
         turn, place = divmod(number, len(KINDS))
         begin = self.first + turn * self.size
         objects = self.fleet.objects(KINDS[place], range(begin, begin + self.size))
@@ -92,13 +121,23 @@ class Gets:
     paths: Sequence[str]
     count: int
     connections: int
-    status: bytes = b"200"
+    pace: Pace | None = None
 
-    def prepare(self) -> Callable[[], None]:
+    def prepare(self) -> Callable[[], Answers]:
         """Build every request and connect."""
         built = [self.target.get(path) for path in self.paths]
         sent = [built[number % len(built)] for number in range(self.count)]
-        return partial(drive, _connections(self.target, self.connections), sent, self.status)
+        return _prepared(self.target, self.connections, sent, b"200", self.pace)
+
+
+def _prepared(
+    target: Target, connections: int, requests: Sequence[bytes], status: bytes, paced: Pace | None
+) -> Callable[[], Answers]:
+    connected = [target.connect() for _ in range(connections)]
+    if paced is None:
+        return partial(drive, connected, requests, status)
+    answer = partial(receive, status=status)
+    return partial(pace, connected, requests, paced.interval, paced.offset, answer)
 
 
 def shares(total: int, parts: int) -> list[range]:
@@ -107,49 +146,35 @@ def shares(total: int, parts: int) -> list[range]:
     return [range(a, b) for a, b in pairwise(cuts)]
 
 
-def _connections(target: Target, count: int) -> list[socket.socket]:
-    return [target.connect() for _ in range(count)]
-
-
-def drive(connections: Sequence[socket.socket], requests: Iterable[bytes], status: bytes) -> None:
+def drive(
+    connections: Sequence[socket.socket], requests: Iterable[bytes], status: bytes
+) -> Answers:
     """Send every request once; close the connections. Raises Broken for any other status."""
     waiting = iter(requests)
     with ExitStack() as cleanup, DefaultSelector() as selector:
         for connection in connections:
             cleanup.enter_context(connection)
-            if _send_next(connection, waiting):
-                selector.register(connection, EVENT_READ)
+            if (request := next(waiting, None)) is not None:
+                connection.sendall(request)
+                selector.register(connection, EVENT_READ, connection)
         while selector.get_map():
-            for key, _ in selector.select(TIMEOUT_SECONDS):
-                assert isinstance(key.fileobj, socket.socket)  # noqa: S101  (narrows)
-                receive(key.fileobj, status)
-                if not _send_next(key.fileobj, waiting):
-                    selector.unregister(key.fileobj)
-
-
-def _send_next(connection: socket.socket, requests: Iterator[bytes]) -> bool:
-    request = next(requests, None)
-    if request is not None:
-        connection.sendall(request)
-    return request is not None
-
-
-def pace(target: Target, requests: Iterable[bytes], interval: float) -> None:
-    """Send one request every `interval` seconds over one connection."""
-    due = time.monotonic()
-    with target.connect() as connection:
-        for request in requests:
-            connection.sendall(request)
-            receive(connection, b"202")
-            due += interval
-            time.sleep(max(0.0, due - time.monotonic()))
+            ready = selector.select(TIMEOUT_SECONDS)
+            if not ready:
+                raise Broken(f"no answer to a request for {TIMEOUT_SECONDS} s")
+            for key, _ in ready:
+                receive(key.data, status)
+                if (request := next(waiting, None)) is not None:
+                    key.data.sendall(request)
+                else:
+                    selector.unregister(key.data)
+    return []
 
 
 def receive(connection: socket.socket, status: bytes) -> bytes:
     """One whole answer. Raises Broken unless its status is `status`."""
-    answer = connection.recv(65_536)
+    answer = _recv(connection)
     while not (whole := is_whole(answer)):
-        more = connection.recv(65_536)
+        more = _recv(connection)
         if not more:
             break
         answer += more
@@ -158,14 +183,22 @@ def receive(connection: socket.socket, status: bytes) -> bytes:
     return answer
 
 
+def _recv(connection: socket.socket) -> bytes:
+    try:
+        return connection.recv(65_536)
+    except BlockingIOError:  # how the kernel says that its time is up
+        raise Broken(f"no answer to a request for {TIMEOUT_SECONDS} s") from None
+
+
 def is_whole(answer: bytes) -> bool:
     """Whether these bytes are a complete answer; one without a content length never is."""
     end = answer.find(_END_OF_HEAD)
     if end < 0:
         return False
-    head = answer[:end].lower()
-    at = head.find(_LENGTH)
+    at = answer.find(_LENGTH, 0, end)  # as granian spells it
+    if at < 0:
+        at = answer[:end].lower().find(_LENGTH)
     if at < 0:
         return False
-    length = int(head[at + len(_LENGTH) :].split(b"\r\n", 1)[0])
+    length = int(answer[at + len(_LENGTH) : end].split(b"\r\n", 1)[0])
     return len(answer) >= end + len(_END_OF_HEAD) + length

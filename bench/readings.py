@@ -1,6 +1,6 @@
 """The fleet whose readings are sent: as many as wanted, no two with the same device and timestamp.
 
-Reading number n of a kind comes from device n % DEVICES at step n // DEVICES: the order in which
+Reading number n of a kind comes from device n % devices at step n // devices: the order in which
 gateways that report at fixed intervals would send them. Standard library only: the processes of
 the load generator import this and little else.
 """
@@ -17,7 +17,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _STEP_US = timedelta(microseconds=1)
 
 #: A register's first value, and what it moves in a minute (7.2 kW), kWh.
-_START_KWH, _MINUTE_KWH = 1_000.0, 0.12
+START_KWH, MINUTE_KWH = 1_000.0, 0.12
 #: Of what the meter counts, this share reaches the battery.
 EFFICIENCY = 0.9
 
@@ -33,6 +33,8 @@ class Fleet:
     begin: datetime
     spacing: timedelta = timedelta(minutes=1)
     age: timedelta = timedelta(0)
+    #: Meters, and as many vehicles.
+    devices: int = DEVICES
 
     def instant(self, step: int) -> datetime:
         """When the readings of a step were taken."""
@@ -52,7 +54,7 @@ class Fleet:
         spelled: dict[int, str] = {}
         found = []
         for number in numbers:
-            step, device = divmod(number, DEVICES)
+            step, device = divmod(number, self.devices)
             if step not in spelled:
                 spelled[step] = f"{self.instant(step):%Y-%m-%dT%H:%M:%SZ}"
             found.append(write(device, self.minute(step), spelled[step]))
@@ -65,13 +67,13 @@ def device_id(kind: str, device: int) -> str:
 
 
 def meter_values(device: int, minute: int) -> tuple[float, float]:
-    """(kWh, V)"""
-    return _START_KWH + device + _MINUTE_KWH * minute, 225.0 + (device + minute) % 100 / 10
+    """(kWh, V); what bench/habits.py calls ALWAYS: charging day and night."""
+    return START_KWH + device + MINUTE_KWH * minute, 225.0 + (device + minute) % 100 / 10
 
 
 def vehicle_values(device: int, minute: int) -> tuple[float, float, float]:
     """(state of charge in %, kWh, °C)"""
-    kwh = _START_KWH + EFFICIENCY * (device + _MINUTE_KWH * minute)
+    kwh = START_KWH + EFFICIENCY * (device + MINUTE_KWH * minute)
     return 20.0 + minute % 60, kwh, 25.0 + (device + minute) % 150 / 10
 
 

@@ -3,66 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
-from bench.figures import Rounds, number, percentile, spread, table
+from bench import bars
+from bench.figures import Rounds, number, spread, table
+from bench.lines import (
+    BACKLOG,
+    HISTORY,
+    LATENCIES,
+    READINGS,
+    READS,
+    REQUESTS,
+    VALUE_BYTES,
+    Line,
+)
+from bench.load import BATCH_CONNECTIONS, CONNECTIONS
 from bench.usage import Memory
 
 
-class Line(NamedTuple):
-    """A row of a table: what it is called, the figure behind it, and the figures beside it."""
-
-    label: str
-    figure: str
-    #: (name of the floor in words, its figure)
-    beside: Sequence[tuple[str, str]] = ()
-
-
-REQUESTS = (
-    Line("GET, granian alone", "bare"),
-    Line("GET /healthz: and Flask", "healthz", [("granian alone", "bare")]),
-    Line("POST, queue taken out", "door.single", [("/healthz", "healthz")]),
-    Line(
-        "POST, accepted (202)",
-        "single.accepted",
-        [("queue taken out", "door.single"), ("/healthz", "healthz"), ("granian alone", "bare")],
-    ),
-    Line("POST, in history", "single.history", [("accepted", "single.accepted")]),
-    Line(
-        "GET performance of a vehicle",
-        "performance",
-        [("/healthz", "healthz"), ("granian alone", "bare")],
-    ),
-)
-READINGS = (
-    Line("queue taken out", "door.batch"),
-    Line("accepted (202)", "batch.accepted", [("queue taken out", "door.batch")]),
-    Line("in history", "batch.history", [("accepted", "batch.accepted"), ("bare COPY", "copy")]),
-    Line("bare COPY", "copy"),
-)
-ROLLUP = (
-    Line("a tick after one more minute", "rollup.tick", [("GROUP BY", "rollup.grouped")]),
-    Line("plain GROUP BY over the 24 h", "rollup.grouped"),
-    Line("the first tick: every hour", "rollup.first", [("GROUP BY", "rollup.grouped")]),
-)
-LATENCIES = (
-    ("one commit of the flush", "latency.commit"),
-    ("202 to latest, idle", "latency.idle"),
-    ("202 to latest, moderate load", "latency.loaded"),
-)
-_BYTES = {"meter": 36, "vehicle": 40}  # of the columns' values
-
-
-def render(rounds: Rounds, memory: Mapping[str, Memory]) -> str:
-    """Everything that was measured, table by table."""
+def render(rounds: Rounds, memory: Mapping[str, Memory], connections: int = CONNECTIONS) -> str:
+    """Everything that was measured, table by table; the bars last."""
+    batches = min(connections, BATCH_CONNECTIONS)
     parts = [
-        _rates("Requests per second, 16 connections, one reading each", REQUESTS, rounds),
-        _rates("Readings per second, batches of 500, 16 connections", READINGS, rounds),
+        _rates(
+            f"Requests per second, {connections} connections, one reading each", REQUESTS, rounds
+        ),
+        _rates(f"Readings per second, batches of 500, {batches} connections", READINGS, rounds),
         _latencies(rounds),
-        _rates("Seconds for the rollup, 2,000 vehicles", ROLLUP, rounds),
+        _reads(rounds),
+        _rates("Readings per second, catching up", BACKLOG, rounds),
+        _backlog(rounds),
+        *(_rollup(name, rounds) for name in ("rollup", "charging")),
+        _rates("Seconds of a tick of the rollup, by history", HISTORY, rounds),
         _sizes(rounds),
         _programs(rounds, memory),
         _generator(rounds),
+        bars.render(rounds),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -87,27 +62,119 @@ def _beside(line: Line, rounds: Rounds) -> str:
 
 
 def _latencies(rounds: Rounds) -> str:
-    measured = [(label, rounds.values(figure)) for label, figure in LATENCIES]
     rows = [
         [
             label,
-            number(1000 * percentile(seconds, 0.5)),
-            number(1000 * percentile(seconds, 0.99)),
-            f"{len(seconds)}",
+            number(rounds.median(offered)) if offered else "-",
+            _milliseconds(rounds, figure, 0.5),
+            _milliseconds(rounds, figure, 0.99),
+            f"{len(rounds.values(figure))}",
         ]
-        for label, seconds in measured
-        if seconds
+        for label, figure, offered in LATENCIES
+        if rounds.values(figure)
     ]
-    return table(["Milliseconds", "p50", "p99", "samples"], rows) if rows else ""
+    header = ["Milliseconds", "readings/s offered", "p50", "p99", "samples"]
+    return table(header, rows) if rows else ""
+
+
+def _reads(rounds: Rounds) -> str:
+    """GETs as fast as they go, and the latencies at half of that."""
+    rows = [
+        [
+            label,
+            number(rounds.median(f"{before}rows")),
+            number(rounds.median(f"{before}performance")),
+            number(rounds.ratio(f"{before}performance", f"{before}healthz")),
+            _milliseconds(rounds, f"{before}performance.half", 0.5),
+            _milliseconds(rounds, f"{before}performance.half", 0.99),
+            _milliseconds(rounds, f"{before}performance.late", 0.99),
+        ]
+        for label, before in READS
+        if rounds.values(f"{before}performance")
+    ]
+    header = [
+        "GET performance",
+        "rows in history",
+        "per second",
+        "of /healthz",
+        "p50 at half load, ms",
+        "p99",
+        "p99 until sent",
+    ]
+    return table(header, rows) if rows else ""
+
+
+def _milliseconds(rounds: Rounds, figure: str, share: float) -> str:
+    seconds = rounds.percentile(figure, share)
+    return "-" if seconds is None else number(1000 * seconds)
+
+
+def _backlog(rounds: Rounds) -> str:
+    """What a table of rates does not hold."""
+    seconds = rounds.median("backlog.seconds")
+    if seconds is None:
+        return ""
+    stream, limit = rounds.median("backlog.stream"), rounds.median("backlog.limit")
+    held = ", ".join(
+        f"{name} {number(rounds.median(f'backlog.rss.{name}'))}"
+        for name in rounds.names("backlog.rss.")
+    )
+    return (
+        f"Backlog: drained {number(seconds)} s after the flush was told to start, of which it took "
+        f"{number(rounds.median('backlog.start'))} s to begin. The stream's server held at most "
+        f"{number(stream)} of its {number(limit)} MB. Peak RSS of one process, MB: {held}."
+    )
+
+
+def _rollup(name: str, rounds: Rounds) -> str:
+    """One habit of the fleet: ticks, and what they are held against."""
+    vehicles = rounds.median(f"{name}.vehicles")
+    if vehicles is None:
+        return ""
+    grouped = [("GROUP BY", f"{name}.grouped")]
+    lines = (
+        Line("a tick after one more minute", f"{name}.tick", grouped),
+        Line("of it CPU of the rollup's process", f"{name}.tick.cpu"),
+        Line("plain GROUP BY over the 24 h", f"{name}.grouped"),
+        Line("the first tick of a new process", f"{name}.cold", grouped),
+        Line("the first tick of all: every hour", f"{name}.first", grouped),
+    )
+    habit = "charging three hours a day" if name == "rollup" else "charging day and night"
+    written = _rates(f"Seconds for the rollup, {vehicles:,.0f} vehicles {habit}", lines, rounds)
+    workers = rounds.median("rollup.workers") or 0
+    plan = f"planned with {workers:.0f} parallel workers" if workers else "not parallel"
+    ticks = rounds.median(f"{name}.ticks")
+    return (
+        f"{written}\n\nThe GROUP BY was {plan}; calls of the tick until all was done: {ticks:.0f}."
+    )
+
+
+_WEIGHED = ("written", "heap", "index", "bytes")
 
 
 def _sizes(rounds: Rounds) -> str:
     rows = [
-        [kind, number(value), f"{plain}", f"{value / plain:.1f}"]
-        for kind, plain in _BYTES.items()
+        [
+            kind,
+            *(
+                number(rounds.median(f"{part}.{kind}"))
+                for part in ("written", "heap", "index", "bytes")
+            ),
+            f"{plain}",
+            f"{value / plain:.1f}",
+        ]
+        for kind, plain in VALUE_BYTES.items()
         if (value := rounds.median(f"bytes.{kind}")) is not None
     ]
-    header = ["Bytes per reading in history", "with index", "of the values", "ratio"]
+    header = [
+        "Bytes per reading in history",
+        "as written",
+        "kept: rows",
+        "index",
+        "together",
+        "of the values",
+        "ratio",
+    ]
     return table(header, rows) if rows else ""
 
 
@@ -137,5 +204,11 @@ def _programs(rounds: Rounds, memory: Mapping[str, Memory]) -> str:
 def _generator(rounds: Rounds) -> str:
     """The load generator is a floor too: near 100 % it would have been what was measured."""
     busy = {name: max(rounds.values(f"busy.{name}")) for name in rounds.names("busy.")}
-    told = ", ".join(f"{name} {percent:.0f} %" for name, percent in busy.items())
-    return f"Busiest load generator process, of its core: {told}." if told else ""
+    cost = {name: rounds.median(f"us.{name}") for name in busy}
+    told = ", ".join(
+        f"{name} {percent:.0f} %{f' ({number(cost[name])} µs)' if cost[name] else ''}"
+        for name, percent in busy.items()
+    )
+    if not told:
+        return ""
+    return f"Busiest load generator process, of its core (CPU of a request): {told}."

@@ -1,186 +1,117 @@
-"""How long one tick of the rollup takes, beside a plain GROUP BY over the same 24 hours.
+"""The rollup: one tick beside a plain GROUP BY over the same 24 hours, and how it grows.
 
-The application is stopped and the tables are emptied first, so that what is in them is exactly the
-fleet's last 24 hours: one reading a minute of every meter and every vehicle.
+`measure` is one fleet with one day behind it. `history` is a smaller fleet, first with one day and
+then with ten: neither a tick nor a GET may take longer for it.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
-from contextlib import suppress
-from datetime import UTC, datetime, timedelta
 
 import psycopg
 from psycopg import sql
 
-from bench import Broken
-from bench.copying import BLOCK_READINGS, Copies, connect
-from bench.figures import Figures
+from bench.chain import Chain
+from bench.copying import connect
+from bench.day import Day
+from bench.figures import Figures, Rounds
+from bench.habits import DAY_MINUTES, Habit
 from bench.progress import say
-from bench.readings import (
-    DEVICES,
-    EFFICIENCY,
-    KINDS,
-    Fleet,
-    device_id,
-    meter_values,
-    vehicle_values,
-)
 from bench.stage import Stage
-from models import Base, writes
-from models.codec import Row
-from models.engine import transaction
+from bench.ticker import Ticker, ticking
 from models.kinds import KINDS as TABLES
-from stack.errors import StackError
-from workers import rollup
-from workers.celery import settle
 
-MINUTES = 24 * 60
-#: Never emptied.
-_KEPT = {"fleets", "api_keys"}
-_MARK_ALL = (
-    "INSERT INTO {dirty} (device_key, hour)"
-    " SELECT d.key, hour FROM {devices} d,"
-    " generate_series(date_trunc('hour', %s::timestamptz), %s, interval '1 hour') AS hour"
-)
-_GROUPED = {
-    "meter": "SELECT device_key, min(recorded_at), max(recorded_at), count(*),"
-    " max(kwh_consumed_ac) - min(kwh_consumed_ac)"
-    " FROM meter_telemetry_history WHERE recorded_at >= %s AND recorded_at < %s"
-    " GROUP BY device_key",
-    "vehicle": "SELECT device_key, min(recorded_at), max(recorded_at), count(*),"
-    " max(kwh_delivered_dc) - min(kwh_delivered_dc), avg(battery_temp_c)"
-    " FROM vehicle_telemetry_history WHERE recorded_at >= %s AND recorded_at < %s"
-    " GROUP BY device_key",
-}
+#: Days of history in `history`: before, and after.
+FEW_DAYS, MANY_DAYS = 1, 10
 
 
-class Day:
-    """The fleet's last 24 hours in history; one more minute with each round."""
-
-    def __init__(self, stage: Stage, minutes: int = MINUTES) -> None:
-        self._stage = stage
-        self._minutes = minutes
-        end = datetime.now(UTC).replace(second=0, microsecond=0)
-        self._fleet = Fleet(end - timedelta(minutes=minutes))
-        self._keys: dict[str, list[int]] = {}
-
-    def fill(self) -> Figures:
-        """Make it, and let the first tick compute every hour of it."""
-        say("rollup: the application stops, the tables are emptied")
-        _stop_application(self._stage)
-        self._empty()
-        self._register()
-        readings = self._stage.rows = len(KINDS) * DEVICES * self._minutes
-        say(f"rollup: {readings:,} readings by COPY")
-        self._copy()
-        settle()  # as a worker does before it forks
-        say("rollup: the first tick, which computes every hour")
-        began = time.monotonic()
-        hours = self._tick_until_clean(self._minutes)
-        return {"rollup.first": time.monotonic() - began, "rollup.first.hours": hours}
-
-    def tick(self) -> Figures:
-        """One more minute of readings of every device; a tick; the GROUP BY over the same day."""
-        step, self._minutes = self._minutes, self._minutes + 1
-        self._store(step)
-        began = time.monotonic()
-        self._tick_until_clean(self._minutes)
-        ticked = time.monotonic()
-        self._group(self._minutes)
-        self._check()
-        return {"rollup.tick": ticked - began, "rollup.grouped": time.monotonic() - ticked}
-
-    def _empty(self) -> None:
-        tables = [t.name for t in Base.metadata.sorted_tables if t.name not in _KEPT]
-        statement = sql.SQL("TRUNCATE {} RESTART IDENTITY CASCADE").format(
-            sql.SQL(", ").join(map(sql.Identifier, tables))
-        )
-        with connect(self._stage.database_url) as conn:
-            conn.execute(statement)
-
-    def _register(self) -> None:
-        with transaction() as conn:
-            fleet = conn.exec_driver_sql("SELECT min(id) FROM fleets").scalar_one()
-            for kind in TABLES.values():
-                wanted = [(fleet, device_id(kind.name, device)) for device in range(DEVICES)]
-                found = writes.resolve_devices(conn, kind, wanted)
-                self._keys[kind.name] = [found[device] for device in wanted]
-
-    def _copy(self) -> None:
-        stage, size = self._stage, self._stage.crew.size
-        blocks = len(KINDS) * DEVICES * self._minutes // BLOCK_READINGS
-        url = stage.database_url
-        stage.crew.run(
-            [
-                Copies(url, self._fleet, self._keys, range(n, blocks, size), 0, with_latest=False)
-                for n in range(size)
-            ]
-        )
-        with connect(url) as conn:
-            for kind in TABLES.values():
-                names = {"dirty": kind.dirty.name, "devices": kind.devices.name}
-                marked = {name: sql.Identifier(table) for name, table in names.items()}
-                last = self._fleet.instant(self._minutes - 1)
-                conn.execute(sql.SQL(_MARK_ALL).format(**marked), [self._fleet.begin, last])
-        with psycopg.connect(url, autocommit=True) as conn:  # as autovacuum would in time
-            conn.execute("VACUUM ANALYZE")
-
-    def _store(self, step: int) -> None:
-        at, minute = self._fleet.micros(step), self._fleet.minute(step)
-        with transaction() as conn:
-            for kind in TABLES.values():
-                values = meter_values if kind.name == "meter" else vehicle_values
-                keyed = enumerate(self._keys[kind.name])
-                rows = [Row(key, at, at, values(device, minute)) for device, key in keyed]
-                writes.store(conn, kind, rows)
-        self._stage.rows += len(KINDS) * DEVICES
-
-    def _tick_until_clean(self, step: int) -> int:
-        """Tick as of the fleet's minute `step` until nothing is left to do; hours computed."""
-        hours = 0
-        while True:
-            told = rollup.tick(self._fleet.instant(step))
-            hours += int(told["meterHours"]) + int(told["vehicleHours"])
-            if not self._dirty():
-                return hours
-
-    def _dirty(self) -> bool:
-        with connect(self._stage.database_url) as conn:
-            statement = sql.SQL("SELECT FROM {} LIMIT 1")
-            names = [*(kind.dirty.name for kind in TABLES.values()), "vehicles_dirty"]
-            tables = map(sql.Identifier, names)
-            return any(conn.execute(statement.format(table)).fetchone() == () for table in tables)
-
-    def _check(self) -> None:
-        """Every vehicle must be judged, and as the readings were made. Raises Broken."""
-        with connect(self._stage.database_url) as conn:
-            judged = conn.execute(
-                "SELECT count(*), min(efficiency), max(efficiency) FROM vehicle_performance_24h"
-            ).fetchone()
-        if judged != (DEVICES, EFFICIENCY, EFFICIENCY):
-            raise Broken(f"{DEVICES} vehicles at {EFFICIENCY} are expected, but there are {judged}")
-
-    def _group(self, step: int) -> None:
-        window = [self._fleet.instant(step) - rollup.WINDOW, self._fleet.instant(step)]
-        with connect(self._stage.database_url) as conn:
-            for kind in KINDS:
-                conn.execute(_GROUPED[kind], window).fetchall()
+def measure(stage: Stage, rounds: Rounds, *, vehicles: int, habit: Habit, count: int) -> None:
+    """Fill a day, tick it `count` times warm and once cold. Leaves it in the tables."""
+    name = "rollup" if habit is Habit.SESSIONS else "charging"
+    day = Day(stage, vehicles, habit, DAY_MINUTES)
+    day.empty()
+    day.fill(0, DAY_MINUTES)
+    if not rounds.names("bytes."):  # of rows that the flush has written
+        rounds.add(bytes_per_reading(stage))
+    rounds.add(day.parallel_workers())
+    with ticking() as ticker:
+        say(f"{name}: the first tick, which computes every hour")
+        first = day.tick(ticker)
+        rounds.add({f"{name}.first": first.seconds, f"{name}.first.hours": first.hours})
+        for number in range(count):
+            say(f"round {number + 1} of {count}: {name}")
+            rounds.add(_ticked(day, ticker, name))
+            rounds.add({f"{name}.grouped": day.group()})
+    say(f"{name}: a tick in a new process")
+    day.advance()
+    with ticking() as ticker:
+        rounds.add({f"{name}.cold": day.tick(ticker).seconds})
+    rounds.add({f"{name}.vehicles": vehicles, f"{name}.rows": stage.rows})
+    stage.check_rows()
 
 
-def _stop_application(stage: Stage) -> None:
-    """Nothing but the data servers goes on."""
-    for name in ("beat", "flower", "worker-flush", "worker-rollup", "web"):
-        with suppress(StackError):  # it is not running any more
-            stage.stack.supervisor.stop(name)
+def history(stage: Stage, rounds: Rounds, *, vehicles: int, count: int, seconds: float) -> None:
+    """Ticks and GETs with one day of history, then with ten."""
+    minutes, few = MANY_DAYS * DAY_MINUTES, FEW_DAYS * DAY_MINUTES
+    day = Day(stage, vehicles, Habit.SESSIONS, minutes)
+    day.empty()
+    for name, first, last in (("few", minutes - few, minutes), ("many", 0, minutes - few)):
+        day.fill(first, last)
+        with ticking() as ticker:
+            say(f"history: every hour of {name} days")
+            day.tick(ticker)
+            for number in range(count):
+                say(f"round {number + 1} of {count}: ticks with {name} days of history")
+                rounds.add(_ticked(day, ticker, f"history.{name}"))
+        reads(stage, rounds, f"history.{name}", vehicles=vehicles, count=count, seconds=seconds)
+        stage.stop_application()
+    stage.check_rows()
+
+
+def reads(
+    stage: Stage, rounds: Rounds, name: str, *, vehicles: int, count: int, seconds: float
+) -> None:
+    """GET performance beside /healthz, with whatever is in history."""
+    stage.start("web")
+    # Processes that have just started do everything for the first time: not for 64 at once.
+    first = Chain(stage, _FIRST_CONNECTIONS)
+    first.healthz(1.0)
+    first.performance(1.0, vehicles)
+    chain = Chain(stage)
+    chain.healthz(1.0)
+    chain.performance(1.0, vehicles)
+    for number in range(count):
+        say(f"round {number + 1} of {count}: GETs beside {stage.rows:,} rows of history")
+        found = {**chain.healthz(seconds), **chain.performance(seconds, vehicles)}
+        rounds.add({f"{name}.{key}": found[key] for key in _READS})
+    rounds.add({f"{name}.rows": stage.rows})
+
+
+_FIRST_CONNECTIONS = 4
+#: Rounds of GETs in `history`, at most.
+_HISTORY_ROUNDS = 3
+#: Fewer rows leave most of each partition's pages empty.
+ROWS_TO_WEIGH = 1_000_000
+#: Of one round.
+_READS = ("healthz", "performance", "performance.half", "performance.late")
+
+
+def _ticked(day: Day, ticker: Ticker, name: str) -> Figures:
+    day.advance()
+    ticked = day.tick(ticker)
+    return {
+        f"{name}.tick": ticked.seconds,
+        f"{name}.tick.cpu": ticked.cpu_seconds,
+        f"{name}.ticks": ticked.ticks,
+    }
 
 
 def bytes_per_reading(stage: Stage) -> Figures:
-    """Of each kind's history, index included, and how many rows were counted."""
+    """Of each kind's history: the rows with their pages, and the index."""
     statement = sql.SQL(
-        "SELECT (SELECT sum(pg_total_relation_size(inhrelid)) FROM pg_inherits"
-        " WHERE inhparent = {name}::regclass)::float8, (SELECT count(*) FROM {table})"
+        "SELECT sum(pg_table_size(inhrelid))::float8, sum(pg_indexes_size(inhrelid))::float8,"
+        " (SELECT count(*) FROM {table})"
+        " FROM pg_inherits WHERE inhparent = {name}::regclass"
     )
     with connect(stage.database_url) as conn:
         return dict(_sizes(conn, statement))
@@ -193,5 +124,7 @@ def _sizes(
         table = kind.history.name
         named = statement.format(name=sql.Literal(table), table=sql.Identifier(table))
         row = conn.execute(named).fetchone()
-        size, count = (float(str(part)) for part in row or (0, 0))
-        yield f"bytes.{kind.name}", size / max(count, 1)
+        heap, index, count = (float(str(part)) for part in row or (0, 0, 0))
+        yield f"heap.{kind.name}", heap / max(count, 1)
+        yield f"index.{kind.name}", index / max(count, 1)
+        yield f"bytes.{kind.name}", (heap + index) / max(count, 1)

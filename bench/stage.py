@@ -5,17 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import psycopg
 from psycopg import sql
+from sqlalchemy import func, select
 
 from bench import Broken
 from bench.crew import Crew, Span
-from bench.load import CONNECTIONS, Posts, Target, shares
+from bench.load import CONNECTIONS, Pace, Posts, Target, shares
 from bench.readings import KINDS, Fleet
 from bench.usage import Usage
+from models.conservation import StreamTally
+from models.engine import reading
 from models.kinds import KINDS as TABLES
 from stack.launcher import Stack
+from stack.supervision import call
 from workers import stream
 
 #: Longest wait for the stream to run empty.
@@ -49,19 +54,29 @@ class Stage:
         first = self.taken
         self.taken += count
         self.rows += len(KINDS) * count
+        if self.fleet.instant(self.taken // self.fleet.devices) > datetime.now(UTC):
+            raise Broken("this machine is so fast that readings would come from the future")
         return first
 
     def post(
-        self, target: Target, requests: int, size: int, first: int, fleet: Fleet | None = None
+        self,
+        target: Target,
+        requests: int,
+        size: int,
+        first: int,
+        *,
+        connections: int = CONNECTIONS,
+        fleet: Fleet | None = None,
     ) -> Span:
         """Send an even number of requests of `size` readings, all processes at once."""
-        each = CONNECTIONS // self.crew.size
-        return self.crew.run(
-            [
-                Posts(target, fleet or self.fleet, part, size, first, each)
-                for part in shares(requests, self.crew.size)
-            ]
-        )
+        parts = shares(requests, self.crew.size)
+        each, whose = connections // self.crew.size, fleet or self.fleet
+        return self.crew.run([Posts(target, whose, part, size, first, each) for part in parts])
+
+    def paces(self, per_second: float) -> list[Pace]:
+        """For each process, so that all together send so many requests, evenly spaced."""
+        size = self.crew.size
+        return [Pace(size / per_second, number / per_second) for number in range(size)]
 
     def wait_until_stored(self) -> float:
         """When the stream was empty: what it held is committed. Raises Broken after a while."""
@@ -71,6 +86,22 @@ class Stage:
                 raise Broken(f"the stream is not empty after {DRAIN_SECONDS:.0f} s")
             time.sleep(0.01)
         return time.monotonic()
+
+    def committed(self) -> int:
+        """Readings that the flush has committed, by its own count (docs/conservation.md)."""
+        with reading() as conn:
+            return int(conn.execute(select(func.sum(StreamTally.readings))).scalar() or 0)
+
+    def stop_application(self) -> None:
+        """Nothing but the data servers goes on."""
+        call(self.stack.supervisor.url, "stopProcessGroup", "app")
+
+    def start(self, *names: str) -> None:
+        """Start programs that were stopped; return when the web, if among them, listens."""
+        for name in names:
+            self.stack.supervisor.start(name)
+        if "web" in names:
+            self.web.wait_until_it_listens()
 
     def check_rows(self) -> str:
         """Compare history with what was accepted; raises Broken when they differ."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import settings
 from bench.crew import Crew, hired
-from bench.load import Target
+from bench.load import BATCH_CONNECTIONS, Target
 from bench.progress import say
 from bench.readings import DEVICES, KINDS, Fleet
 from bench.stage import Stage
@@ -29,8 +29,6 @@ from workers import logs, partitions, rollup
 
 #: Processes that generate load; the connections are dealt out among them.
 LOADERS = 2 if (os.cpu_count() or 1) <= 2 else 4
-#: Longest wait for a floor to listen.
-START_SECONDS = 60.0
 #: The measured readings begin this long ago. Those of the warm-up lie in the last day.
 HISTORY = timedelta(days=6)
 #: Warm-up: each device has a reading every so often, so that the analytics have a number to show.
@@ -51,7 +49,7 @@ def staged(folder: Path | None) -> Iterator[Stage]:
         without_queue = cleanup.enter_context(_served(stack, "without_queue"))
         crew = cleanup.enter_context(hired(LOADERS))
         for target in (bare, without_queue):
-            _wait_for(target, START_SECONDS)
+            target.wait_until_it_listens()
         usage = Usage(lambda: _roots(stack, crew))
         cleanup.enter_context(usage.watching())
         begin = datetime.now(UTC).replace(second=0, microsecond=0) - HISTORY
@@ -106,25 +104,13 @@ def _served(stack: Stack, application: str) -> Iterator[Target]:
         yield Target(port, stack.api_key)
 
 
-def _wait_for(target: Target, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            target.connect().close()
-            return
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
-
-
 def _warm_up(stage: Stage) -> None:
     """Let every device send a few readings, see them stored, have every vehicle summarised."""
     say(f"warming up: {DEVICES:,} meters and {DEVICES:,} vehicles register themselves")
     begin = datetime.now(UTC).replace(microsecond=0) - _RECENT_SPACING * _RECENT_STEPS
     recent = Fleet(begin, _RECENT_SPACING, begin - stage.fleet.begin)
     requests = len(KINDS) * DEVICES * _RECENT_STEPS // _BATCH
-    stage.post(stage.web, requests, _BATCH, 0, recent)
+    stage.post(stage.web, requests, _BATCH, 0, connections=BATCH_CONNECTIONS, fleet=recent)
     stage.rows += requests * _BATCH
     stage.wait_until_stored()
     while not rollup.tick(datetime.now(UTC))["vehicles"]:

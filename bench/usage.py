@@ -63,13 +63,21 @@ class Usage:
             seen.together = max(seen.together, together / _MB)
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Look every second until the block ends."""
+    def afresh(self, seconds: float) -> Iterator[Mapping[str, Memory]]:
+        """The most that is held during the block alone, looked at every so often."""
+        view = Usage(self._roots)
+        with view.watching(seconds):
+            yield view.memory
+
+    @contextmanager
+    def watching(self, seconds: float = _LOOK_SECONDS) -> Iterator[None]:
+        """Look every so often until the block ends, and once more then."""
         over = threading.Event()
 
         def watch() -> None:
-            while not over.wait(_LOOK_SECONDS):
+            while not over.wait(seconds):
                 self.look()
+            self.look()
 
         thread = threading.Thread(target=watch, daemon=True)
         thread.start()
@@ -81,8 +89,9 @@ class Usage:
 
     def _trees(self) -> dict[str, list[psutil.Process]]:
         """Each program's processes, found in one pass over the process table."""
-        owner = {pid: name for name, pids in self._roots().items() for pid in pids}
-        found: dict[str, list[psutil.Process]] = {name: [] for name in self._roots()}
+        roots = self._roots()
+        owner = {pid: name for name, pids in roots.items() for pid in pids}
+        found: dict[str, list[psutil.Process]] = {name: [] for name in roots}
         everyone = psutil.process_iter(["ppid", "create_time", "cpu_times", "memory_info"])
         for process in sorted(
             everyone, key=lambda p: float(p.info["create_time"])

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import json
-import socket
-import struct
 from datetime import UTC, datetime, timedelta
-from threading import Thread
 
 import pytest
 
-from bench import Broken, report
-from bench.copying import rows
+from bench import report
 from bench.crew import Done, span
 from bench.figures import Rounds, number, percentile, spread, table
-from bench.load import Posts, Target, drive, is_whole, receive, shares
+from bench.load import Posts, Target
 from bench.readings import DEVICES, Fleet
 from bench.usage import Memory, difference
 
 FLEET = Fleet(datetime(2026, 1, 10, tzinfo=UTC))
-ANSWER = b"HTTP/1.1 202 Accepted\r\nContent-Length: 2\r\n\r\n{}"
 
 
 def body_of(request: bytes) -> object:
@@ -82,7 +77,8 @@ def test_a_table_is_markdown_with_numbers_to_the_right() -> None:
 def test_a_report_shows_what_was_measured_and_nothing_else() -> None:
     rounds = Rounds()
     for accepted in (100.0, 300.0, 200.0):
-        rounds.add({"single.accepted": accepted, "healthz": 400.0, "busy.single": 12.0})
+        rounds.add({"single.accepted": accepted, "healthz": 400.0})
+        rounds.add({"busy.single": 12.0, "us.single": 21.5})
 
     told = report.render(rounds, {"web": Memory(processes=3, largest=50.0, together=90.0)})
 
@@ -91,7 +87,62 @@ def test_a_report_shows_what_was_measured_and_nothing_else() -> None:
     assert "/healthz 0.500" in told
     assert "queue taken out" not in told
     assert "COPY" not in told
-    assert "single 12 %" in told
+    assert "single 12 % (21.5 µs)" in told
+
+
+def test_the_samples_of_all_rounds_are_one_figure() -> None:
+    rounds = Rounds()
+    rounds.add({"latency": [0.1, 0.3]})
+    rounds.add({"latency": [0.2]})
+
+    assert rounds.values("latency") == [0.1, 0.3, 0.2]
+    assert rounds.percentile("latency", 0.99) == 0.3
+    assert rounds.percentile("other", 0.99) is None
+
+
+def test_latencies_are_told_in_milliseconds() -> None:
+    rounds = Rounds()
+    rounds.add({"latency.offered": [0.010, 0.020, 0.400], "offered.offered": 10_000.0})
+    rounds.add({"rows": 28_800_000, "performance": 900.0, "healthz": 1_200.0})
+    rounds.add({"performance.half": [0.001, 0.009], "performance.late": [0.0001]})
+
+    told = [
+        [cell.strip() for cell in line.split("|")]
+        for line in report.render(rounds, {}).splitlines()
+    ]
+
+    batches = ["", "202 to latest, batches of 500", "10,000", "20.0", "400", "3", ""]
+    assert batches in told
+    after = ["after the rounds", "28,800,000", "900", "0.750", "1.00", "9.00", "0.100"]
+    assert ["", *after, ""] in told
+
+
+def test_a_backlog_is_told_with_what_it_took() -> None:
+    rounds = Rounds()
+    rounds.add({"backlog.seconds": 21.5, "backlog.start": 1.5, "backlog.drained": 100_000.0})
+    rounds.add({"backlog.copy": 200_000.0, "backlog.stream": 250.0, "backlog.limit": 536.9})
+    rounds.add({"backlog.rss.web": 150.0})
+
+    told = report.render(rounds, {})
+
+    assert "bare COPY 0.500" in told
+    assert "drained 21.5 s after the flush was told to start" in told
+    assert "250 of its 537 MB" in told
+    assert "MB: web 150" in told
+
+
+def test_a_rollup_is_told_with_its_fleet_and_its_plan() -> None:
+    rounds = Rounds()
+    rounds.add({"rollup.vehicles": 2_000, "rollup.tick": 1.5, "rollup.grouped": 3.0})
+    rounds.add({"rollup.cold": 6.0, "rollup.workers": 0, "rollup.ticks": 2})
+
+    told = report.render(rounds, {})
+
+    assert "2,000 vehicles charging three hours a day" in told
+    assert "GROUP BY 0.500" in told
+    assert "GROUP BY 2.00" in told
+    assert "The GROUP BY was not parallel; calls of the tick until all was done: 2." in told
+    assert "day and night" not in told
 
 
 def test_the_spread_of_nothing_is_a_dash() -> None:
@@ -125,7 +176,7 @@ def test_no_two_readings_share_device_and_timestamp() -> None:
 def test_requests_take_turns_and_share_no_reading() -> None:
     posts = Posts(Target(1, "key"), FLEET, range(4), 3, 10, connections=1)
 
-    sent = [posts._request(n) for n in posts.requests]
+    sent = [posts.request(n) for n in posts.requests]
 
     assert [one.split(b" ")[1] for one in sent] == [b"/ingestion/meter", b"/ingestion/vehicle"] * 2
     meters = [body_of(sent[0]), body_of(sent[2])]
@@ -138,65 +189,7 @@ def test_requests_take_turns_and_share_no_reading() -> None:
 def test_a_single_reading_is_posted_as_an_object() -> None:
     posts = Posts(Target(1, "key"), FLEET, range(2), 1, 0, connections=1)
 
-    assert body_of(posts._request(1)) == json.loads(FLEET.objects("vehicle", range(1))[0])
-
-
-@pytest.mark.parametrize(("total", "parts"), [(10, 3), (4, 4), (2, 4), (0, 2)])
-def test_shares_leave_nothing_out(total: int, parts: int) -> None:
-    found = shares(total, parts)
-
-    assert len(found) == parts
-    assert [n for part in found for n in part] == list(range(total))
-
-
-@pytest.mark.parametrize(
-    ("answer", "whole"),
-    [
-        (ANSWER, True),
-        (ANSWER[:-1], False),
-        (ANSWER[:20], False),
-        (b"", False),
-        (b"HTTP/1.1 200 OK\r\n\r\n", False),
-    ],
-)
-def test_an_answer_is_whole_with_its_last_byte(answer: bytes, whole: bool) -> None:
-    assert is_whole(answer) is whole
-
-
-def test_any_other_status_is_broken() -> None:
-    here, there = socket.socketpair()
-    with here, there:
-        there.sendall(ANSWER.replace(b"202", b"503"))
-        with pytest.raises(Broken, match=r"not 202 but: HTTP/1\.1 503"):
-            receive(here, b"202")
-
-
-def test_every_request_is_sent_once() -> None:
-    here, there = socket.socketpair()
-    heard: list[bytes] = []
-
-    def answer() -> None:
-        with there:
-            while request := there.recv(100):
-                heard.append(request)
-                there.sendall(ANSWER[:30])
-                there.sendall(ANSWER[30:])
-
-    server = Thread(target=answer)
-    server.start()
-    drive([here], [b"one", b"two", b"three"], b"202")
-    server.join()
-
-    assert heard == [b"one", b"two", b"three"]
-
-
-def test_copied_rows_have_the_binary_form_of_postgresql() -> None:
-    copied = rows("vehicle", Fleet(datetime(2000, 1, 1, tzinfo=UTC)), [7] * DEVICES, range(2))
-
-    assert copied.startswith(b"PGCOPY\n\xff\r\n\0" + bytes(8))
-    assert copied.endswith(struct.pack(">h", -1))
-    fields, size, key = struct.unpack_from(">hii", copied, 19)
-    assert (fields, size, key) == (6, 4, 7)
+    assert body_of(posts.request(1)) == json.loads(FLEET.objects("vehicle", range(1))[0])
 
 
 def test_registers_never_fall_from_one_fleet_to_the_next() -> None:

@@ -1,0 +1,68 @@
+"""An open loop: requests leave at planned instants, whether or not earlier ones are answered.
+
+Latency counts from the planned instant. A server that stalls is told so by every request that was
+planned meanwhile, also by those which had to wait for a free connection (no coordinated omission).
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from selectors import EVENT_READ, SelectSelector
+from typing import NamedTuple
+
+from bench import Broken
+
+#: Longest wait for an answer.
+PATIENCE_SECONDS = 30.0
+
+
+class Answer(NamedTuple):
+    """Seconds from the planned instant until a request was sent, and until it was answered."""
+
+    sent: float
+    answered: float
+
+
+Answers = list[Answer]
+
+
+def pace(
+    connections: Sequence[socket.socket],
+    requests: Iterable[bytes],
+    interval: float,
+    offset: float,
+    receive: Callable[[socket.socket], object],
+) -> Answers:
+    """Send a request every `interval` seconds over whichever connection is free; close them all."""
+    found: Answers = []
+    waiting = iter(requests)
+    request, due = next(waiting, None), time.monotonic() + offset
+    free = deque(connections)
+    planned: dict[socket.socket, tuple[float, float]] = {}  # when it was due, when it was sent
+    # Not the default selector: epoll's timeouts are whole milliseconds.
+    with ExitStack() as cleanup, SelectSelector() as selector:
+        for connection in connections:
+            selector.register(cleanup.enter_context(connection), EVENT_READ, connection)
+        while request is not None or planned:
+            now = time.monotonic()
+            if request is not None and free and due <= now:
+                connection = free.popleft()
+                planned[connection] = due, now
+                connection.sendall(request)
+                request, due = next(waiting, None), due + interval
+                continue
+            wait = PATIENCE_SECONDS if request is None or not free else due - now
+            ready = selector.select(wait)
+            if not ready and wait == PATIENCE_SECONDS:
+                raise Broken(f"no answer to a paced request for {PATIENCE_SECONDS:.0f} s")
+            for key, _ in ready:
+                receive(key.data)
+                was_due, sent = planned.pop(key.data)
+                found.append(Answer(sent - was_due, time.monotonic() - was_due))
+                free.append(key.data)
+    return found
