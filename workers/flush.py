@@ -70,7 +70,7 @@ TASK_SECONDS = 1.0
 #: How long a flush that found several requests waits for more of them, for each it found and at
 #: most: what a transaction costs is then shared by many. One alone is never waited for: an idle
 #: fleet's reading is in latest as soon as it can be.
-GATHER_SECONDS_EACH, GATHER_SECONDS = 0.005, 0.05
+GATHER_SECONDS_EACH, GATHER_SECONDS = 0.01, 0.05
 #: With so many readings a transaction is cheap enough.
 GATHER_READINGS = BATCH_READINGS // 4
 
