@@ -142,7 +142,8 @@ _COUNT = """
         dead = t.dead + excluded.dead,
         dead_letters = t.dead_letters + excluded.dead_letters
 """
-# The receipt of this transaction is not in the snapshot of the statement that writes it.
+# The receipt of this transaction is not in the snapshot of the statement that writes it. The spent
+# one is, and hundreds of entries would be compared with its hundreds.
 _RECEIPT = """
     WITH spent AS (DELETE FROM flush_receipts WHERE id = %(spent)s),
     made AS (
@@ -150,7 +151,7 @@ _RECEIPT = """
     )
     SELECT made.id, ARRAY (
         SELECT unnest(entry_ids) FROM flush_receipts
-        WHERE kind = %(kind)s AND entry_ids && %(ids)s
+        WHERE kind = %(kind)s AND id IS DISTINCT FROM %(spent)s::bigint AND entry_ids && %(ids)s
     ) FROM made
 """
 

@@ -70,7 +70,7 @@ TASK_SECONDS = 1.0
 #: How long a flush that found several requests waits for more of them, for each it found and at
 #: most: what a transaction costs is then shared by many. One alone is never waited for: an idle
 #: fleet's reading is in latest as soon as it can be.
-GATHER_SECONDS_EACH, GATHER_SECONDS = 0.005, 0.05
+GATHER_SECONDS_EACH, GATHER_SECONDS = 0.01, 0.05
 #: With so many readings a transaction is cheap enough.
 GATHER_READINGS = BATCH_READINGS // 4
 
@@ -170,8 +170,8 @@ def _until_nothing_waits(kind: Kind, consumer: str) -> Iterator[list[Entry]]:
             if helped:
                 stream.silence_bell(kind)  # there is more: the next to ring brings help
             yield entries
-            time.sleep(_gathering_seconds(entries))
             if not helped and len(entries) > 1:
+                time.sleep(_gathering_seconds(entries))
                 stream.hold_bell(kind)
         elif silenced:
             return
@@ -192,8 +192,8 @@ def _note_size(kind: Kind, entries: Sequence[Entry]) -> None:
 
 
 def _gathering_seconds(entries: Sequence[Entry]) -> float:
-    """How long to wait before the next claim, after this one."""
-    if len(entries) == 1 or sum(entry.count for entry in entries) >= GATHER_READINGS:
+    """How long to wait for more after these, which were all that waited."""
+    if sum(entry.count for entry in entries) >= GATHER_READINGS:
         return 0.0
     return min(GATHER_SECONDS, GATHER_SECONDS_EACH * len(entries))
 
