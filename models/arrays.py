@@ -6,7 +6,7 @@ psycopg would look at each element by itself, which costs more than all that is 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,15 +70,17 @@ def packed(type_: Type, column: npt.ArrayLike) -> PackedArray:
     return PackedArray(_HEAD.pack(1, 0, type_.oid, len(values), 1) + made.tobytes())
 
 
-def spelled(values: Iterable[str | None]) -> str:
+def spelled(values: Sequence[str | None]) -> str:
     """An array of text in PostgreSQL's spelling, for `%s::text[]` and what text can be cast to."""
-    return "{" + ",".join(map(_quoted, values)) + "}"
+    if not values or None in values:
+        return "{" + ",".join("NULL" if v is None else f'"{_escaped(v)}"' for v in values) + "}"
+    # All at once: NUL stands in no text of PostgreSQL's.
+    joined = _escaped("\0".join(values))  # type: ignore[arg-type]
+    return '{"' + joined.replace("\0", '","') + '"}'
 
 
-def _quoted(value: str | None) -> str:
-    if value is None:
-        return "NULL"
-    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"')
 
 
 def read(
@@ -86,10 +88,19 @@ def read(
     statement: sql.Composable,
     parameters: Mapping[str, Any],
     types: Mapping[str, Type],
+    *,
+    first: sql.Composable | None = None,
 ) -> Array:
-    """The rows of a query that has no nulls, as one structured array with these fields."""
+    """The rows of a query that has no nulls, as one structured array with these fields.
+
+    Whole numbers come as int64, others as float64, instants as microseconds since 1970.
+    `first` is a part of its WITH that changes rows, and so must stand outermost.
+    """
     names = list(map(sql.Identifier, types))
-    gathered = sql.SQL("SELECT {arrays} FROM ({statement}) AS found ({names})").format(
+    gathered = sql.SQL(
+        "WITH {first} found ({names}) AS ({statement}) SELECT {arrays} FROM found"
+    ).format(
+        first=sql.SQL("{},").format(first) if first else sql.SQL(""),
         arrays=sql.SQL(", ").join(sql.SQL("array_agg({})").format(name) for name in names),
         statement=statement,
         names=sql.SQL(", ").join(names),
@@ -109,7 +120,9 @@ def _unpacked(columns: Iterable[bytes | None], types: Mapping[str, Type]) -> Arr
         else np.frombuffer(raw, _element(type_), offset=_HEAD.size)
         for raw, type_ in zip(columns, types.values(), strict=True)
     ]
-    native = [(name, type_.code.replace(">", "=")) for name, type_ in types.items()]
+    native = [
+        (n, np.float64 if type_ in {DOUBLE, REAL} else np.int64) for n, type_ in types.items()
+    ]
     found = np.empty(len(parts[0]), native)
     for (name, type_), part in zip(types.items(), parts, strict=True):
         values = part["value"]

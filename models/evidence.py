@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from datetime import date, datetime
 from typing import LiteralString, NamedTuple
 
@@ -11,8 +10,8 @@ from sqlalchemy import BigInteger, Connection, Date, Identity, Integer, func, se
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models import arrays
+from models.arrays import Array
 from models.base import Base, Instant
-from models.clock import to_us
 from models.engine import driver
 from models.kinds import METER, VEHICLE, Kind
 
@@ -93,14 +92,13 @@ _TAKE = text("""
 """)
 
 
-def mark(conn: Connection, kind: Kind, hours: Collection[tuple[int, datetime]]) -> None:
-    """Note the refreshed (device key, hour) for the vehicles that these devices are, or serve."""
-    keys = arrays.packed(arrays.INT, [key for key, _ in hours])
-    instants = arrays.packed(arrays.INSTANT, [to_us(hour) for _, hour in hours])
+def mark(conn: Connection, kind: Kind, device_keys: Array, hours_us: Array) -> None:
+    """Note the refreshed hours for the vehicles that these devices are, or serve."""
     statement = sql.SQL(_TOUCHED).format(
         hourly=sql.Identifier(kind.hourly.name), vehicles=sql.SQL(_VEHICLES[kind])
     )
-    driver(conn).execute(statement, (keys, instants))
+    hours = arrays.packed(arrays.INSTANT, hours_us)
+    driver(conn).execute(statement, (arrays.packed(arrays.INT, device_keys), hours))
 
 
 def begin_day(conn: Connection, day: date) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, LiteralString, NamedTuple
 
 import msgspec
 from psycopg import sql
@@ -67,26 +67,39 @@ def newest_mark(conn: Connection, kind: Kind) -> int:
     return int(conn.execute(newest).scalar_one())
 
 
-def take_dirty(
-    conn: Connection, kind: Kind, limit: int, *, up_to: int
-) -> tuple[int, dict[tuple[int, datetime], datetime | None]]:
-    """Remove up to `limit` marks, none newer than `up_to`: (how many, what they say of each hour).
+_TAKEN: LiteralString = """
+    taken AS (
+        DELETE FROM {dirty} WHERE id IN
+            (SELECT id FROM {dirty} WHERE id <= %(up_to)s ORDER BY id LIMIT %(limit)s)
+        RETURNING device_key, hour, from_at
+    )
+"""
+_MARKS: LiteralString = """
+    SELECT device_key, hour,
+           CASE WHEN bool_and(from_at IS NOT NULL) THEN min(from_at) ELSE '-infinity' END,
+           count(*)::int
+    FROM taken GROUP BY device_key, hour ORDER BY device_key, hour
+"""
+_DIRTY_TYPES = {
+    "key": arrays.INT,
+    "hour_us": arrays.INSTANT,
+    "from_us": arrays.INSTANT,
+    "marks": arrays.INT,
+}
 
-    That is the earliest reading that came in, or None when anything may have changed.
+
+def take_dirty(conn: Connection, kind: Kind, limit: int, *, up_to: int) -> arrays.Array:
+    """Remove up to `limit` marks, none newer than `up_to`; what they say, by device and hour.
+
+    Fields: key, hour_us; from_us, the earliest reading that came in, or an instant before all time
+    when anything may have changed; marks, how many they are.
 
     What is recomputed from them must be read in a LATER statement of the same transaction: only
     its snapshot is sure to hold the readings that came with the marks.
     """
-    statement = sql.SQL(
-        "WITH taken AS (DELETE FROM {dirty} WHERE id IN"
-        "   (SELECT id FROM {dirty} WHERE id <= %s ORDER BY id LIMIT %s)"
-        "   RETURNING device_key, hour, from_at)"
-        " SELECT count(*), device_key, hour,"
-        "   CASE WHEN bool_and(from_at IS NOT NULL) THEN min(from_at) END"
-        " FROM taken GROUP BY device_key, hour"
-    ).format(dirty=sql.Identifier(kind.dirty.name))
-    marks = driver(conn).execute(statement, (up_to, limit)).fetchall()
-    return sum(row[0] for row in marks), {(key, hour): at for _, key, hour, at in marks}
+    taken = sql.SQL(_TAKEN).format(dirty=sql.Identifier(kind.dirty.name))
+    parameters = {"up_to": up_to, "limit": limit}
+    return arrays.read(conn, sql.SQL(_MARKS), parameters, _DIRTY_TYPES, first=taken)
 
 
 _SUPPLIES = text("""

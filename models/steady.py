@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from functools import cache
 from typing import LiteralString
@@ -95,11 +95,12 @@ _CONFLICTS: LiteralString = """
 """
 _WRITE: LiteralString = """
     INSERT INTO {hourly} ({columns}, rough)
-    SELECT {read}, false FROM unnest({arrays}) AS u ({columns})
+    SELECT {read}, (%(line)s::float8[])[line_from:line_to], false
+    FROM unnest({arrays}) AS u ({given})
     ORDER BY device_key, hour
     ON CONFLICT (device_key, hour) DO UPDATE SET {changed}, rough = false
 """
-#: Columns of an hourly row as they are written, `line_kwh` apart; the others stay at their default.
+#: Columns of an hourly row as they are written, `line_kwh` apart; others stay at their default.
 _WRITTEN = {
     "device_key": INT,
     "hour": INSTANT,
@@ -207,39 +208,42 @@ def conflicts(conn: Connection, kind: Kind, keys: Array, begin: datetime, end: d
 
 
 def write_hours(
-    conn: Connection, kind: Kind, columns: Mapping[str, Array], line_kwh: Sequence[str]
+    conn: Connection, kind: Kind, columns: Mapping[str, Array], line_kwh: Array
 ) -> None:
     """Upsert hourly rows of steady registers, given as columns of the table's names.
 
-    `line_kwh` is an array in PostgreSQL's spelling for each row. Instants are microseconds since
-    1970; NaN is null.
+    `line_kwh`: a row for each, NaN where it has no element. Instants are microseconds since 1970;
+    NaN is null.
     """
-    types = _written(kind)
+    # All lines are one array, and each row takes its part: rows of arrays would have to be spelled.
+    there = ~np.isnan(line_kwh)
+    ends = there.sum(axis=1).cumsum()
+    begins = ends - there.sum(axis=1) + 1
     driver(conn).execute(
         _write_statement(kind),
-        [
-            *(arrays.packed(type_, columns[n]) for n, type_ in types.items()),
-            arrays.spelled(line_kwh),
-        ],
+        {name: arrays.packed(type_, columns[name]) for name, type_ in _written(kind).items()}
+        | {"line": arrays.packed(DOUBLE, line_kwh[there])}
+        | {"line_from": arrays.packed(INT, begins), "line_to": arrays.packed(INT, ends)},
     )
 
 
-def _written(kind: Kind) -> Mapping[str, Type]:
+def _written(kind: Kind) -> dict[str, Type]:
     return _WRITTEN | (_WRITTEN_VEHICLE if kind is VEHICLE else {})
 
 
 @cache
 def _write_statement(kind: Kind) -> sql.Composed:
     types = _written(kind)
+    part = {"line_from": INT, "line_to": INT}
     names = [*types, "line_kwh"]
     return sql.SQL(_WRITE).format(
         hourly=sql.Identifier(kind.hourly.name),
         columns=sql.SQL(", ").join(map(sql.Identifier, names)),
-        read=sql.SQL(", ").join(
-            [*(known(name, type_) for name, type_ in types.items()), sql.SQL("line_kwh::float8[]")]
-        ),
+        given=sql.SQL(", ").join(map(sql.Identifier, [*types, *part])),
+        read=sql.SQL(", ").join(known(name, type_) for name, type_ in types.items()),
         arrays=sql.SQL(", ").join(
-            [*(sql.SQL(f"%s::{type_.sql}[]") for type_ in types.values()), sql.SQL("%s::text[]")]
+            sql.SQL("{}::{}[]").format(sql.Placeholder(name), sql.SQL(type_.sql))
+            for name, type_ in (types | part).items()
         ),
         changed=replaced(name for name in names if name not in {"device_key", "hour"}),
     )

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import numpy as np
 import structlog
 from sqlalchemy import Connection
 
@@ -105,11 +106,11 @@ def _refresh_some(kind: Kind, newest: int) -> int:
     """Recompute one bite of dirty hours; how many marks were worked off."""
     with alone(locks.ROLLUP) as conn:
         memory.take_turn(conn)
-        count, marks = rollups.take_dirty(conn, kind, DIRTY_BITE, up_to=newest)
-        hours = memory.refresh(conn, kind, marks)
-        rollups.mark_vehicles(conn, kind, {device_key for device_key, _ in hours})
-        evidence.mark(conn, kind, hours)
-    return count
+        marks = rollups.take_dirty(conn, kind, DIRTY_BITE, up_to=newest)
+        device_keys, hours_us = memory.refresh(conn, kind, marks)
+        rollups.mark_vehicles(conn, kind, np.unique(device_keys).tolist())
+        evidence.mark(conn, kind, device_keys, hours_us)
+    return int(marks["marks"].sum())
 
 
 def _summarise_due(now: datetime, complete_through: datetime | None) -> int:

@@ -318,8 +318,9 @@ def test_a_changed_rating_judges_as_if_it_had_always_been_so(kind: Kind) -> None
                 arrive(conn, kind, device, register)
                 refresh(conn, kind, device, register)
             ratings.change(conn, kind, key, after)
-            _, hours = rollups.take_dirty(conn, kind, 1000, up_to=rollups.newest_mark(conn, kind))
-            hourly.refresh(conn, kind, sorted(hour for hour in hours if hour[0] == key))
+            marks = rollups.take_dirty(conn, kind, 1000, up_to=rollups.newest_mark(conn, kind))
+            touched = marks["hour_us"][marks["key"] == key].tolist()
+            hourly.refresh(conn, kind, [(key, from_us(hour)) for hour in touched])
             expected, found = kept(conn, kind, once), kept(conn, kind, key)
             conn.rollback()
         assert found == expected

@@ -9,8 +9,8 @@ and never a number.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,9 +27,6 @@ from workers.steady import summary, window
 from workers.steady.registers import Registers
 
 Array = npt.NDArray[Any]
-#: (device key, hour): the earliest reading that came in, None when anything may have changed.
-Marks = Mapping[tuple[int, datetime], datetime | None]
-ONE_HOUR = timedelta(hours=1)
 
 
 class Summaries(NamedTuple):
@@ -58,37 +55,37 @@ class Memory:
         if not steady.take_turn(conn, self._holder):
             self.clear()
 
-    def refresh(self, conn: Connection, kind: Kind, marks: Marks) -> set[tuple[int, datetime]]:
-        """Bring the marked hours up to date; the hours that are other than before, or may be."""
-        registers = self._registers[kind]
-        keys = self._rising(kind, marks)
-        hours = set(marks)
-        fallen = keys
-        if len(keys):
-            touched = sorted(hour for _, hour in marks)
-            within = touched[0], touched[-1] + ONE_HOUR
-            appended = registers.append(conn, keys, within)
-            fallen = appended.fallen
-            changed = zip(appended.keys.tolist(), appended.hours.tolist(), strict=True)
-            hours |= {(key, from_us(hour * HOUR_US)) for key, hour in changed}
-        done = set(keys.tolist()) - set(fallen.tolist())
-        others = sorted(mark for mark in marks if mark[0] not in done)
-        registers.forget(np.array([key for key, _ in others], np.int64))
-        hourly.refresh(conn, kind, others)
-        return hours
+    def refresh(self, conn: Connection, kind: Kind, marks: Array) -> tuple[Array, Array]:
+        """Bring the marked hours up to date; (device keys, hours in µs) that are, or may be, other.
 
-    def _rising(self, kind: Kind, marks: Marks) -> Array:
+        `marks` as of models/rollups.py.
+        """
+        if not len(marks):
+            return marks["key"], marks["hour_us"]
+        registers = self._registers[kind]
+        rising = self._rising(kind, marks)
+        hours = marks["hour_us"]
+        within = from_us(int(hours.min())), from_us(int(hours.max()) + HOUR_US)
+        appended = registers.append(conn, rising, within)
+        done = np.setdiff1d(rising, appended.fallen)
+        others = marks[~np.isin(marks["key"], done)]
+        registers.forget(np.unique(others["key"]))
+        hourly.refresh(
+            conn,
+            kind,
+            [(key, from_us(us)) for key, us in others[["key", "hour_us"]].tolist()],
+        )
+        changed = np.stack([appended.keys, appended.hours * HOUR_US])
+        both = np.unique(np.concatenate([changed, np.stack([marks["key"], hours])], axis=1), axis=1)
+        return both[0], both[1]
+
+    def _rising(self, kind: Kind, marks: Array) -> Array:
         """The remembered devices that have sent nothing but newer samples."""
         registers = self._registers[kind]
-        keys = np.fromiter((key for key, _ in marks), np.int64, len(marks))
-        begins = np.fromiter(
-            (to_us(at) if at else 0 for at in marks.values()), np.int64, len(marks)
-        )
-        slots = registers.slots(keys)
-        newer = (
-            (slots >= 0) & (begins > registers["last_us"][slots]) if len(registers) else slots > 0
-        )
-        rising: Array = np.setdiff1d(keys[newer], keys[~newer])
+        slots = registers.slots(marks["key"])
+        newer = slots >= 0
+        newer[newer] = marks["from_us"][newer] > registers["last_us"][slots[newer]]
+        rising: Array = np.setdiff1d(marks["key"][newer], marks["key"][~newer])
         return rising
 
     def summarise(

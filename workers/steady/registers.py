@@ -240,6 +240,8 @@ class Registers:
         `within` is a span of time that holds all of it. Writes the hourly rows that it changes.
         Who is not steady any more is forgotten.
         """
+        if not len(keys):
+            return Appended(keys, keys, keys)
         slots = self.slots(keys)
         rows = steady.samples(conn, self.kind, keys, self["last_us"][slots], within)
         found, starts, counts = np.unique(
@@ -373,7 +375,7 @@ class Registers:
                 "soc_first_pct": c["soc_first_pct"][at],
                 "soc_last_pct": c["soc_last_pct"][at],
             }
-        steady.write_hours(conn, self.kind, columns, list(_lines(c["reached_kwh"][at])))
+        steady.write_hours(conn, self.kind, columns, c["reached_kwh"][at])
 
     # --- the samples of one hour ----------------------------------------------------------------
 
@@ -441,9 +443,3 @@ def _on_line(a_us: Array, a_kwh: Array, b_us: Array, b_kwh: Array, at_us: Array)
     """The register at an instant on the straight line from a to b."""
     value: Array = a_kwh + (at_us - a_us) / (b_us - a_us) * (b_kwh - a_kwh)
     return value
-
-
-def _lines(reached: Array) -> Iterator[str]:
-    """`line_kwh` of each hour: its elements are consecutive."""
-    for row in reached.tolist():
-        yield "{" + ",".join([repr(kwh) for kwh in row if kwh == kwh]) + "}"  # noqa: PLR0124

@@ -210,18 +210,26 @@ def steps_uwh(found: Look, side: Cut, end_us: Array) -> tuple[Array, Array]:
     Shape: (vehicles, borders of the window + 1); steps behind the end have no length.
     """
     borders = border_numbers(found.span)
-    hour, place = borders // BORDERS, borders // BORDERS % HOURS
-    rows, columns = found.slots[:, None], place[None, :]
-    r = found.registers
-    inner = r["first_kwh"][rows, columns] + r["reached_kwh"][rows, columns, borders % BORDERS]
-    line = np.where(borders % BORDERS == 0, r["seam_kwh"][rows, columns], inner)
-    line = np.where(r["hour_no"][rows, columns] == hour, line, np.nan)
+    line = _line(found, borders)
     behind = borders[None, :] * BORDER_US >= end_us[:, None]
     line = np.where(behind, side.end_kwh[:, None], line)
     known: Array = np.asarray(~np.isnan(line).any(axis=1))
     ends = np.concatenate([side.begin_kwh[:, None], line, side.end_kwh[:, None]], axis=1)
     whole = np.rint(np.nan_to_num(ends) * UWH_PER_KWH).astype(np.int64)
     return np.diff(whole, axis=1), known
+
+
+def _line(found: Look, borders: Array) -> Array:
+    """The registers at these borders, kWh; NaN where that is not known."""
+    r, first = found.registers, borders[0] // BORDERS
+    hours = np.arange(first, borders[-1] // BORDERS + 1)
+    place = hours % HOURS
+    line = found.at("reached_kwh")[:, place]
+    line += found.at("first_kwh")[:, place, None]
+    line[:, :, 0] = found.at("seam_kwh")[:, place]
+    line[r["hour_no"][found.slots][:, place] != hours] = np.nan
+    flat: Array = line.reshape(len(line), len(hours) * BORDERS)
+    return flat[:, borders[0] - first * BORDERS : borders[-1] - first * BORDERS + 1]
 
 
 def border_numbers(span: Span) -> Array:
