@@ -103,6 +103,8 @@ class Registers:
         self._column: dict[str, Array] = {}
         self._slot_of = np.empty(0, np.int64)  # by device key; -1: not here
         self._free: list[int] = []
+        #: Devices that were found not to be steady, and the hour since when that was asked.
+        self._refused: dict[int, int] = {}
         self._grow(0)
 
     def __getitem__(self, name: str) -> Array:
@@ -133,16 +135,24 @@ class Registers:
     # --- what the hourly rows show ------------------------------------------------------------
 
     def load(self, conn: Connection, keys: Array, since_hour: int) -> None:
-        """Take in those of these devices that are steady from hour number `since_hour` on."""
+        """Take in those of these devices that are steady from hour number `since_hour` on.
+
+        Who is not is asked again an hour later.
+        """
         keys = np.unique(keys[self.slots(keys) < 0])[: MOST_DEVICES - len(self)]
+        tried = [self._refused.get(key) == since_hour for key in keys.tolist()]
+        keys = keys[~np.array(tried, bool)]
         if not len(keys):
             return
+        self._refused |= dict.fromkeys(keys.tolist(), since_hour)
         since = from_us(since_hour * HOUR_US)
         rows = steady.hour_rows(conn, self.kind, keys, since)
         rows = rows[~np.isin(rows["key"], self._unsteady(conn, rows, since))]
         found, starts, counts = np.unique(rows["key"], return_index=True, return_counts=True)
         if not len(found):
             return
+        for key in found.tolist():
+            del self._refused[key]
         slots = self._take_slots(found)
         slot, hour = np.repeat(slots, counts), rows["hour_us"] // HOUR_US
         self._fill_hours(slot, hour, rows)
