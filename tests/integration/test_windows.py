@@ -394,8 +394,9 @@ def loaded(daily: None) -> None:
     with transaction() as conn:
         filled = [(key, at(hour)) for key in range(1, DEVICES + 1) for hour in range(-24, 36)]
         hours.refresh(conn, METER, filled)
-    execute("ANALYZE meter_telemetry_history")
-    execute("ANALYZE meter_energy_hourly")
+    with transaction() as conn:
+        conn.exec_driver_sql("SET LOCAL lock_timeout = '60s'")  # autovacuum may be at it
+        conn.exec_driver_sql("ANALYZE meter_telemetry_history, meter_energy_hourly")
 
 
 def test_a_window_costs_its_hours_and_not_its_readings(loaded: None) -> None:
