@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 
 import structlog
-from kombu.exceptions import OperationalError
+from kombu.exceptions import KombuError
 from kombu.pools import producers
 
 from models.kinds import Kind
@@ -36,7 +36,7 @@ def ring(kind: Kind) -> None:
         return
     try:
         _publish(kind)
-    except (OperationalError, OSError) as error:
+    except (KombuError, OSError) as error:  # the broker's trouble, or all connections in use
         _lost(kind, error)
 
 

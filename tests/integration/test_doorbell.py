@@ -52,6 +52,17 @@ def test_a_ring_asks_for_a_flush_of_its_kind(servers: dict[str, str]) -> None:
     assert message["headers"]["expires"]
 
 
+def test_a_ring_that_finds_every_connection_in_use_costs_a_doorbell() -> None:
+    doorbell.ring(METER)
+    (pool,) = kombu.pools.producers.values()
+    in_use = [pool.acquire(block=True) for _ in range(pool.limit)]
+    before = lost()
+    doorbell.ring(METER)
+    assert lost() == before + 1
+    for producer in in_use:
+        producer.release()
+
+
 def test_a_broker_that_is_away_costs_a_doorbell(monkeypatch: pytest.MonkeyPatch) -> None:
     with valkey.temporary() as url:
         pass
