@@ -30,9 +30,10 @@ from workers import rollup
 #: Never emptied.
 _KEPT = {"fleets", "api_keys"}
 _MARK = (
-    "INSERT INTO {dirty} (device_key, hour)"
-    " SELECT d.key, hour FROM {devices} d,"
-    " generate_series(date_trunc('hour', %s::timestamptz), %s, interval '1 hour') AS hour"
+    "INSERT INTO {dirty} (device_key, hour, from_at)"
+    " SELECT d.key, hour, greatest(hour, %(first)s) FROM {devices} d,"
+    " generate_series(date_trunc('hour', %(first)s::timestamptz), %(last)s, interval '1 hour')"
+    " AS hour"
 )
 _GROUPED = {
     "meter": "SELECT device_key, min(recorded_at), max(recorded_at), count(*),"
@@ -162,7 +163,8 @@ class Day:
                 self._keys[kind.name] = [found[device] for device in wanted]
 
     def _mark(self, first_minute: int, last_minute: int) -> None:
-        span = [self.fleet.instant(first_minute), self.fleet.instant(last_minute)]
+        instants = (self.fleet.instant(first_minute), self.fleet.instant(last_minute))
+        span = dict(zip(("first", "last"), instants, strict=True))
         with connect(self._stage.database_url) as conn:
             for kind in TABLES.values():
                 names = {"dirty": kind.dirty.name, "devices": kind.devices.name}

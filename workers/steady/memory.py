@@ -23,8 +23,9 @@ from models.kinds import KINDS, METER, VEHICLE, Kind
 from models.rollups import Supply
 from workers import hourly
 from workers.energy import Span
-from workers.steady import summary, window
+from workers.steady import summary
 from workers.steady.registers import Registers
+from workers.steady.window import Look
 
 Array = npt.NDArray[Any]
 
@@ -110,10 +111,9 @@ class Memory:
         for kind, registers in self._registers.items():
             registers.open_hour(conn, np.unique(slots[kind][here]), cut)
             refused = steady.conflicts(conn, kind, keys[kind][here], from_at, to_at)
-            looks[kind] = window.look(registers, slots[kind][here], span, refused)
+            looks[kind] = Look(registers, slots[kind][here], span, refused)
         chosen = [alone[n] for n in here.tolist()]
-        ac, dc = looks[METER], looks[VEHICLE]
-        fits, columns = summary.summarise(ac, dc)
+        fits, columns = summary.summarise(looks[METER], looks[VEHICLE])
         columns |= {
             "vehicle_key": np.array([s.vehicle_key for s in chosen], np.int64),
             "fleet_id": np.array([s.fleet_id for s in chosen], np.int64),

@@ -8,6 +8,7 @@ is somebody else's.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,39 +18,49 @@ from models.clock import HOUR_US, SECOND_US
 from models.steady import BORDERS
 from workers.charging import UWH_PER_KWH
 from workers.energy import EDGE_DOUBT, EDGE_GAP_SPACINGS, MIN_EDGE_GAP_US, NOISE_KWH, Span
-from workers.steady.registers import BORDER_US, HOURS, RECENT, Registers
+from workers.steady.registers import BORDER_US, HOURS, NEVER_US, RECENT, Registers
 
 Array = npt.NDArray[Any]
+#: Hours that a day touches, without the one that its begin cuts.
 _DAY_HOURS = 25
 
 
-@dataclass(slots=True)
 class Look:
-    """One side of many vehicles in the window `span`; each field has one element per vehicle."""
+    """One side of many vehicles in the window `span`; each array has one element per vehicle.
 
-    registers: Registers
-    slots: Array
-    span: Span
-    #: Second, different values for an instant, refused.
-    conflicts: Array
-    #: Whether this way leads to the right numbers; they mean nothing where it does not.
-    fits: Array
-    before_us: Array
-    before_kwh: Array
-    first_us: Array
-    first_kwh: Array
-    last_us: Array
-    samples: Array
-    spacing_us: Array
-    #: The widest gap between samples that is bridged at the window's edges.
-    gap_us: Array
-    max_gap_us: Array
-    #: The hours behind the one that the window cuts, in order: places in the ring, and whether
-    #: they are there.
-    places: Array
-    there: Array
-    #: Samples of the cut hour that lie in the window.
-    inside: Array
+    The registers must have opened the hour in which the window begins.
+    """
+
+    def __init__(self, registers: Registers, slots: Array, span: Span, conflicts: Array) -> None:
+        """`conflicts`: how many second, different values were refused in the window."""
+        self.registers, self.slots, self.span, self.conflicts = registers, slots, span, conflicts
+        self.last_us = self.at("last_us")
+        cut = span.from_us // HOUR_US
+        # The hours behind the one that the window cuts, in order: places in the ring, and whether
+        # they are there. Shape: (vehicles, hours)
+        numbers = cut + 1 + np.arange(_DAY_HOURS)
+        self._places = numbers % HOURS
+        self.there: Array = self.at("hour_no")[:, self._places] == numbers
+        self._read_cut_hour(cut)
+
+    def _read_cut_hour(self, cut: int) -> None:
+        """The samples of the hour in which the window begins, before it and in it."""
+        raw_us, raw_kwh = self.at("raw_us"), self.at("raw_kwh")
+        skipped = (raw_us < self.span.from_us).sum(axis=1)
+        # Shape: (vehicles, samples)
+        self.inside: Array = (raw_us >= self.span.from_us) & (raw_us < NEVER_US)
+        self.some = self.inside.any(axis=1)
+        row, next_, earlier = np.arange(len(self.slots)), (cut + 1) % HOURS, (cut - 1) % HOURS
+        first = np.minimum(skipped, raw_us.shape[1] - 1)
+        self.first_us = np.where(self.some, raw_us[row, first], self.at("first_us")[:, next_])
+        self.first_kwh = np.where(self.some, raw_kwh[row, first], self.at("first_kwh")[:, next_])
+        before, led = np.maximum(skipped - 1, 0), skipped > 0
+        self.before_us = np.where(led, raw_us[row, before], self.at("hour_last_us")[:, earlier])
+        self.before_kwh = np.where(led, raw_kwh[row, before], self.at("hour_last_kwh")[:, earlier])
+        last = np.maximum(skipped + self.inside.sum(axis=1) - 1, 0)
+        self._cut_last_us = raw_us[row, last]
+        self._seen_before = led | (self.at("hour_no")[:, earlier] == cut - 1)
+        self._opened = self.at("raw_hour") == cut
 
     def at(self, name: str) -> Array:
         """A column of the registers, for these vehicles."""
@@ -58,102 +69,72 @@ class Look:
 
     def hours(self, name: str, otherwise: float) -> Array:
         """A column of the hours behind the cut one, in order; `otherwise` where there is none."""
-        values = self.registers[name][self.slots[:, None], self.places[None, :]]
-        return np.where(self.there, values, otherwise)
+        return np.where(self.there, self.at(name)[:, self._places], otherwise)
 
+    @cached_property
+    def samples(self) -> Array:
+        """How many samples lie in the window."""
+        found: Array = self.inside.sum(axis=1) + self.hours("samples", 0).sum(axis=1)
+        return found
 
-def look(registers: Registers, slots: Array, span: Span, conflicts: Array) -> Look:
-    """Look at these registers; the window's first hour must have been opened."""
-    cut = span.from_us // HOUR_US
-    raw_us, raw_kwh = registers["raw_us"][slots], registers["raw_kwh"][slots]
-    inside = (raw_us >= span.from_us) & (
-        np.arange(raw_us.shape[1]) < _column(registers, slots, "raw_count")
-    )
-    skipped = (raw_us < span.from_us).sum(axis=1)
-    some: Array = np.asarray(inside.any(axis=1))
-    row = np.arange(len(slots))
+    @cached_property
+    def _pairs(self) -> Array:
+        """Neighbours that are in the same hour."""
+        pairs: Array = self.samples - self.some - self.there.sum(axis=1)
+        return pairs
 
-    numbers = cut + 1 + np.arange(_DAY_HOURS)
-    places = numbers % HOURS
-    there = registers["hour_no"][slots[:, None], places[None, :]] == numbers[None, :]
-    earlier, next_ = (cut - 1) % HOURS, (cut + 1) % HOURS
+    @cached_property
+    def spacing_us(self) -> Array:
+        """The usual distance of two samples."""
+        length_us = np.where(self.some, self._cut_last_us - self.first_us, 0)
+        hours_us = self.hours("hour_last_us", 0) - self.hours("first_us", 0)
+        found: Array = (length_us + hours_us.sum(axis=1)) / np.maximum(self._pairs, 1)
+        return found
 
-    at_first = np.minimum(skipped, raw_us.shape[1] - 1)
-    first_us = np.where(some, raw_us[row, at_first], registers["first_us"][slots, next_])
-    first_kwh = np.where(some, raw_kwh[row, at_first], registers["first_kwh"][slots, next_])
-    at_before = np.maximum(skipped - 1, 0)
-    before_us = np.where(
-        skipped > 0, raw_us[row, at_before], registers["hour_last_us"][slots, earlier]
-    )
-    before_kwh = np.where(
-        skipped > 0, raw_kwh[row, at_before], registers["hour_last_kwh"][slots, earlier]
-    )
-    has_before = (skipped > 0) | (registers["hour_no"][slots, earlier] == cut - 1)
+    @cached_property
+    def gap_us(self) -> Array:
+        """The widest gap between samples that is bridged at the window's edges."""
+        usual_us = np.maximum(MIN_EDGE_GAP_US, EDGE_GAP_SPACINGS * self.spacing_us)
+        set_us = self.at("edge_gap_us")
+        return np.where(np.isnan(set_us), usual_us, set_us)
 
-    found = Look(
-        registers,
-        slots,
-        span,
-        conflicts,
-        has_before,
-        before_us,
-        before_kwh,
-        first_us,
-        first_kwh,
-        registers["last_us"][slots],
-        row,
-        row,
-        row,
-        row,
-        places,
-        there,
-        inside,
-    )
-    last_raw_us = raw_us[row, np.maximum(skipped + inside.sum(axis=1) - 1, 0)]
-    _count(found, some, last_raw_us)
-    found.fits &= (
-        (registers["raw_hour"][slots] == cut)
-        & (found.samples > some + there.sum(axis=1))
-        & (there.any(axis=1))
-        & (registers["newest_hour"][slots] == cut + there.sum(axis=1))
-        & (found.last_us <= span.to_us)
-        & (first_us - before_us <= BORDER_US)
-        & _bridged(found, before_us, before_kwh, first_us, first_kwh)
-    )
-    return found
+    @cached_property
+    def max_gap_us(self) -> Array:
+        """The longest step between two samples."""
+        first_us, last_us = self.hours("first_us", 0), self.hours("hour_last_us", 0)
+        inside, raw_us = self.inside, self.at("raw_us")
+        into_us = np.where(self.some & self.there[:, 0], first_us[:, 0] - self._cut_last_us, 0)
+        longest_us = [
+            np.where(inside[:, 1:] & inside[:, :-1], np.diff(raw_us), 0).max(axis=1, initial=0),
+            into_us,
+            np.where(self.there[:, 1:], first_us[:, 1:] - last_us[:, :-1], 0).max(axis=1),
+            (self.hours("max_gap_s", 0) * SECOND_US).max(axis=1),
+        ]
+        found: Array = np.rint(np.max(longest_us, axis=0))
+        return found
 
+    @cached_property
+    def fits(self) -> Array:
+        """Whether this way leads to the right numbers; they mean nothing where it does not."""
+        hours = self.there.sum(axis=1)  # in a row, if the newest is as many behind the cut one
+        found: Array = (
+            self._opened
+            & self._seen_before
+            & (hours > 0)
+            & (self.at("newest_hour") == self.span.from_us // HOUR_US + hours)
+            & (self._pairs > 0)
+            & (self.last_us <= self.span.to_us)
+            & (self.first_us - self.before_us <= BORDER_US)
+            & self._begin_is_bridged()
+        )
+        return found
 
-def _column(registers: Registers, slots: Array, name: str) -> Array:
-    found: Array = registers[name][slots][:, None]
-    return found
-
-
-def _count(found: Look, some: Array, last_raw_us: Array) -> None:
-    """Samples, their spacing, the longest step between two of them."""
-    first_us, last_us = found.hours("first_us", 0), found.hours("hour_last_us", 0)
-    cut_length_us = np.where(some, last_raw_us - found.first_us, 0)
-    found.samples = found.inside.sum(axis=1) + found.hours("samples", 0).sum(axis=1)
-    pairs = found.samples - some - found.there.sum(axis=1)
-    length_us = cut_length_us + (last_us - first_us).sum(axis=1)
-    found.spacing_us = length_us / np.maximum(pairs, 1)
-    usual_us = np.maximum(MIN_EDGE_GAP_US, EDGE_GAP_SPACINGS * found.spacing_us)
-    set_us = found.at("edge_gap_us")
-    found.gap_us = np.where(np.isnan(set_us), usual_us, set_us)
-    raw_us = found.at("raw_us")
-    steps_us = np.where(found.inside[:, 1:] & found.inside[:, :-1], np.diff(raw_us), 0)
-    seams_us = np.where(found.there[:, 1:], first_us[:, 1:] - last_us[:, :-1], 0)
-    into_us = np.where(some & found.there[:, 0], first_us[:, 0] - last_raw_us, 0)
-    within_us = (found.hours("max_gap_s", 0) * SECOND_US).max(axis=1)
-    longest_us = [steps_us.max(axis=1, initial=0), seams_us.max(axis=1), into_us, within_us]
-    found.max_gap_us = np.rint(np.max(longest_us, axis=0))
-
-
-def _bridged(found: Look, a_us: Array, a_kwh: Array, b_us: Array, b_kwh: Array) -> Array:
-    """Whether an edge between two samples may be read off the line; as in workers/energy.py."""
-    exact = b_us == found.span.from_us
-    still = b_kwh - a_kwh <= found.at("resolution_kwh") + NOISE_KWH
-    bridged: Array = exact | (b_us - a_us <= found.gap_us) | still
-    return bridged
+    def _begin_is_bridged(self) -> Array:
+        """Whether the window's begin may be read off the line; as in workers/energy.py."""
+        exact = self.first_us == self.span.from_us
+        still = self.first_kwh - self.before_kwh <= self.at("resolution_kwh") + NOISE_KWH
+        bridged: Array = exact | (self.first_us - self.before_us <= self.gap_us) | still
+        return bridged
 
 
 @dataclass(slots=True)
