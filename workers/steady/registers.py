@@ -32,11 +32,13 @@ _RECENT_US = 40 * 60 * SECOND_US
 #: Samples of one device's hour. More of them make it too large to be kept whole.
 MOST_SAMPLES = 256
 _FIRST_SAMPLES = 64
-#: New samples of a device that are worth being added one by one.
-MOST_NEW = 64
+#: New samples of a device that are added at once. At five minutes each they must not go round the
+#: ring: an hour would be gone before it is written.
+MOST_NEW = 256
 #: Devices of a kind that are kept, some 7 KB each.
 MOST_DEVICES = 50_000
 NEVER_US = np.iinfo(np.int64).max
+assert MOST_NEW * BORDER_US < (HOURS - 2) * HOUR_US  # noqa: S101  (checked at import)
 _NO_HOUR = -1
 
 #: Column: (shape of a row, type, what stands in an empty one).
