@@ -183,6 +183,25 @@ def test_a_plain_day_is_told_out_of_memory(told: list[int]) -> None:
 
 
 @pytest.mark.usefixtures("servers")
+@pytest.mark.parametrize(
+    "minutes", [31, 59, 90, 119], ids=["cut hour", "its end", "an hour", "between two"]
+)
+def test_the_longest_step_counts_wherever_it_lies(minutes: int, told: list[int]) -> None:
+    make_fleet("alpha")
+    begin = END - DAY - timedelta(minutes=30)  # a full hour: the window begins half an hour later
+    silence = begin + timedelta(minutes=minutes), begin + timedelta(minutes=minutes + 3)
+    sides = [Register(kind, random.Random(3), begin, 60) for kind in KINDS.values()]
+    for side in sides:
+        made = side.until(END)
+        heard = [r for r in made if not silence[0] <= r["timestamp"] < silence[1]]
+        send((side.kind, heard))
+    check(END)
+    (row,) = rows("SELECT ac_quality FROM vehicle_performance_24h")
+    assert row["ac_quality"]["maxGapSeconds"] > 150
+    assert set(told) == {1}
+
+
+@pytest.mark.usefixtures("servers")
 def test_whatever_happens_both_ways_agree(told: list[int]) -> None:
     @hypothesis_settings(max_examples=25)
     @given(st.integers(0, 2**32))
