@@ -102,7 +102,7 @@ def test_a_lookup_that_hangs_is_given_up_and_the_next_one_is_not(
 def test_a_connection_that_postgresql_closed_is_replaced(fleet_of_five: Api) -> None:
     assert fleet_of_five.get(f"{PATH}/{VEHICLES[0]}").status_code == 200
     rows(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
         " WHERE pid <> pg_backend_pid() AND application_name = 'energy'"
     )
     assert summary._hotline._line is not None

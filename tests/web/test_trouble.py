@@ -233,7 +233,7 @@ def test_with_a_full_broker_readings_are_accepted(api: Api, broker: redis.Redis)
 def test_connections_that_postgresql_closed_are_replaced(api: Api) -> None:
     assert api.get("/v1/meters").status_code == 200
     rows(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
         " WHERE pid <> pg_backend_pid() AND application_name = 'energy'"
     )
     assert api.get("/v1/meters").status_code == 200
