@@ -29,6 +29,8 @@ _BEGIN = datetime.min.replace(tzinfo=UTC)
 
 def refresh(conn: Connection, kind: Kind, touched: Sequence[tuple[int, datetime]]) -> None:
     """Bring the hourly rows of these (device key, hour) up to date, judgements included."""
+    if not touched:
+        return
     hours.refresh(conn, kind, touched)
     suspects = events.suspects(conn, kind, touched)
     rated = ratings.read(conn, kind, {device_key for device_key, _ in suspects})

@@ -120,6 +120,16 @@ def pair(dice: random.Random) -> tuple[Register, Register]:
 TABLES = [*(kind.hourly for kind in KINDS.values()), VehiclePerformance.__table__]
 
 
+def a_day(seed: int) -> tuple[random.Random, Register, Register]:
+    """Empty servers, and a pair that has sent until `END`."""
+    empty_servers()
+    make_fleet("alpha")
+    dice = random.Random(seed)
+    ac, dc = pair(dice)
+    send((METER, ac.until(END)), (VEHICLE, dc.until(END)))
+    return dice, ac, dc
+
+
 def content(conn: Connection) -> list[list[dict[str, Any]]]:
     """The hourly rows and the summaries."""
     return [
@@ -165,12 +175,8 @@ def test_a_plain_day_is_told_out_of_memory(told: list[int]) -> None:
     @hypothesis_settings(max_examples=12)
     @given(st.integers(0, 2**32))
     def plain(seed: int) -> None:
-        empty_servers()
-        make_fleet("alpha")
-        dice = random.Random(seed)
-        ac, dc = pair(dice)
+        dice, ac, dc = a_day(seed)
         now = END
-        send((METER, ac.until(now)), (VEHICLE, dc.until(now)))
         told.clear()
         check(now)
         for _ in range(5):
@@ -206,12 +212,8 @@ def test_whatever_happens_both_ways_agree(told: list[int]) -> None:
     @hypothesis_settings(max_examples=25)
     @given(st.integers(0, 2**32))
     def anything(seed: int) -> None:
-        empty_servers()
-        make_fleet("alpha")
-        dice = random.Random(seed)
-        ac, dc = pair(dice)
+        dice, ac, dc = a_day(seed)
         now = END
-        send((METER, ac.until(now)), (VEHICLE, dc.until(now)))
         check(now)
         for _ in range(6):
             now += timedelta(seconds=dice.choice([20, 60, 300, 700, 4000]))

@@ -67,7 +67,6 @@ _COLUMNS: dict[str, tuple[tuple[int, ...], type, Any]] = {
     "recent_us": ((RECENT,), np.int64, 0),
     "recent_kwh": ((RECENT,), np.float64, 0),
     "raw_hour": ((), np.int64, _NO_HOUR),
-    "raw_count": ((), np.int64, 0),
 }
 _VEHICLE_COLUMNS: dict[str, tuple[tuple[int, ...], type, Any]] = {
     "temp_sum_c": ((HOURS,), np.float64, 0),
@@ -233,10 +232,8 @@ class Registers:
         rows = steady.samples(conn, self.kind, keys, last_us - _RECENT_US, within)
         c["recent_us"][slots] = 0
         slot = self._slot_of[rows["key"]]
-        rows, slot = (
-            rows[rows["at_us"] <= c["last_us"][slot]],
-            slot[rows["at_us"] <= c["last_us"][slot]],
-        )
+        known = rows["at_us"] <= c["last_us"][slot]
+        rows, slot = rows[known], slot[known]
         _, starts, counts = np.unique(slot, return_index=True, return_counts=True)
         ends = np.repeat(starts + counts, counts)
         from_end = ends - np.arange(len(rows))
@@ -402,12 +399,11 @@ class Registers:
         within = from_us(begin), from_us(begin + HOUR_US)
         rows = steady.samples(conn, self.kind, c["key"][slots], before, within)
         slot = self._slot_of[rows["key"]]
-        found, starts, counts = np.unique(slot, return_index=True, return_counts=True)
+        _, starts, counts = np.unique(slot, return_index=True, return_counts=True)
         self._widen(int(counts.max(initial=0)))
         for name, (_, rest) in self._raw.items():
             c[name][slots] = rest
-        c["raw_hour"][slots], c["raw_count"][slots] = hour, 0
-        c["raw_count"][found] = counts
+        c["raw_hour"][slots] = hour
         at = slot, np.arange(len(rows)) - np.repeat(starts, counts)
         for name in self._raw:
             c[name][at] = rows["at_us" if name == "raw_us" else name.removeprefix("raw_")]

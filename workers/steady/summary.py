@@ -15,6 +15,7 @@ from models.clock import HOUR_US, SECOND_US, from_us
 from workers import quality
 from workers.charging import PAUSE_US, US_PER_UWH, UWH_PER_KWH
 from workers.energy import MAX_RATIO, MIN_ENERGY_KWH, NOISE_KWH, UNIT_RATIOS, Span
+from workers.performance import KWH_DIGITS, PCT_DIGITS, RATIO_DIGITS, TEMP_DIGITS
 from workers.quality import Quality
 from workers.steady.registers import BORDER_US, HOURS
 from workers.steady.window import Cut, Look, border_numbers, cut, steps_uwh
@@ -36,7 +37,7 @@ def summarise(ac: Look, dc: Look) -> tuple[Array, Columns]:
     fits = ac.fits & dc.fits & ac_cut.fits & dc_cut.fits & ac_known & dc_known
     fits &= end_us > window.from_us
     whole_us = window.to_us - window.from_us
-    covered_pct = rounded(100 * (1 - (window.to_us - end_us) / whole_us), 2)
+    covered_pct = rounded(100 * (1 - (window.to_us - end_us) / whole_us), PCT_DIGITS)
     return fits, {
         "effective_from": np.full(len(end_us), window.from_us),
         "effective_to": end_us,
@@ -79,12 +80,12 @@ def _efficiency(ac: Cut, dc: Cut, support_pct: Array, covered_pct: Array) -> Col
     return {
         "reason": [name or None for name in reason.tolist()],
         "confidence": _confidence(efficiency, (low, high), support_pct, covered_pct, ac_kwh),
-        "ac_kwh": rounded(ac_kwh, 4),
-        "dc_kwh": rounded(dc_kwh, 4),
-        "efficiency": rounded(efficiency, 4),
-        "efficiency_low": rounded(low, 4),
-        "efficiency_high": rounded(high, 4),
-        "raw_ratio": rounded(raw, 4),
+        "ac_kwh": rounded(ac_kwh, KWH_DIGITS),
+        "dc_kwh": rounded(dc_kwh, KWH_DIGITS),
+        "efficiency": rounded(efficiency, RATIO_DIGITS),
+        "efficiency_low": rounded(low, RATIO_DIGITS),
+        "efficiency_high": rounded(high, RATIO_DIGITS),
+        "raw_ratio": rounded(raw, RATIO_DIGITS),
     }
 
 
@@ -125,10 +126,10 @@ def _split(window: Span, end_us: Array, ac_uwh: Array, dc_uwh: Array) -> Columns
     sessions = charging[:, 0] + (charging[:, 1:] & (pause_us >= PAUSE_US)).sum(axis=1)
 
     def energy_kwh(uwh: Array, where: Array) -> Array:
-        return rounded(np.where(where, uwh, 0).sum(axis=1) / UWH_PER_KWH, 4)
+        return rounded(np.where(where, uwh, 0).sum(axis=1) / UWH_PER_KWH, KWH_DIGITS)
 
     def hours(where: Array) -> Array:
-        return rounded(np.where(where, length_us, 0).sum(axis=1) / HOUR_US, 4)
+        return rounded(np.where(where, length_us, 0).sum(axis=1) / HOUR_US, KWH_DIGITS)
 
     return {
         "charging_ac_kwh": energy_kwh(ac_uwh, charging),
@@ -152,7 +153,7 @@ def _battery(dc: Look) -> Columns:
     row, newest = np.arange(len(first)), dc.at("newest_hour") % HOURS
     soc = np.where(some, dc.at("raw_soc_pct")[row, first], dc.hours("soc_first_pct", np.nan)[:, 0])
     return {
-        "battery_temp_avg_c": rounded(total_c / np.maximum(dc.samples, 1), 2),
+        "battery_temp_avg_c": rounded(total_c / np.maximum(dc.samples, 1), TEMP_DIGITS),
         "battery_temp_min_c": np.minimum(cold, dc.hours("temp_min_c", np.inf).min(axis=1)),
         "battery_temp_max_c": np.maximum(warm, dc.hours("temp_max_c", -np.inf).max(axis=1)),
         "soc_first_pct": soc,
