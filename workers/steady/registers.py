@@ -234,9 +234,8 @@ class Registers:
         slot = self._slot_of[rows["key"]]
         known = rows["at_us"] <= c["last_us"][slot]
         rows, slot = rows[known], slot[known]
-        _, starts, counts = np.unique(slot, return_index=True, return_counts=True)
-        ends = np.repeat(starts + counts, counts)
-        from_end = ends - np.arange(len(rows))
+        nth, count = _places(rows["key"])
+        from_end = count - nth
         near = from_end <= RECENT
         c["recent_us"][slot[near], RECENT - from_end[near]] = rows["at_us"][near]
         c["recent_kwh"][slot[near], RECENT - from_end[near]] = rows["kwh"][near]
@@ -399,14 +398,13 @@ class Registers:
         within = from_us(begin), from_us(begin + HOUR_US)
         rows = steady.samples(conn, self.kind, c["key"][slots], before, within)
         slot = self._slot_of[rows["key"]]
-        _, starts, counts = np.unique(slot, return_index=True, return_counts=True)
-        self._widen(int(counts.max(initial=0)))
+        nth, count = _places(rows["key"])
+        self._widen(int(count.max(initial=0)))
         for name, (_, rest) in self._raw.items():
             c[name][slots] = rest
         c["raw_hour"][slots] = hour
-        at = slot, np.arange(len(rows)) - np.repeat(starts, counts)
         for name in self._raw:
-            c[name][at] = rows["at_us" if name == "raw_us" else name.removeprefix("raw_")]
+            c[name][slot, nth] = rows["at_us" if name == "raw_us" else name.removeprefix("raw_")]
 
     # --- room -------------------------------------------------------------------------------------
 
@@ -445,6 +443,15 @@ class Registers:
             for name, (type_, rest) in self._raw.items():
                 more = np.full((slots, samples - width), rest, type_)
                 self._column[name] = np.concatenate([self._column[name], more], axis=1)
+
+
+def _places(keys: Array) -> tuple[Array, Array]:
+    """Of each row its place among those of its device, and how many those are.
+
+    Rows come in the order of keys, as `keys` is. Slots do not: a slot is whichever was free.
+    """
+    _, starts, counts = np.unique(keys, return_index=True, return_counts=True)
+    return np.arange(len(keys)) - np.repeat(starts, counts), np.repeat(counts, counts)
 
 
 def _on_line(a_us: Array, a_kwh: Array, b_us: Array, b_kwh: Array, at_us: Array) -> Array:
