@@ -231,7 +231,7 @@ def test_whatever_happens_both_ways_agree(told: list[int]) -> None:
 
 @pytest.mark.usefixtures("servers")
 def test_devices_that_come_and_go_are_not_mixed_up(told: list[int]) -> None:
-    """They lie in the memory in the order in which they were taken in, not in that of their keys."""
+    """They lie in memory in the order in which they were taken in, not in that of their keys."""
 
     @hypothesis_settings(max_examples=8)
     @given(st.integers(0, 2**32))
