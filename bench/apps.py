@@ -1,38 +1,40 @@
-"""WSGI floors, served by granian exactly as the product is: `--factory bench.apps:NAME`."""
+"""Floors, served by granian exactly as the product is: `--factory bench.apps:NAME`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import Any
 from unittest import mock
 
-from flask import Flask
-
 from models.kinds import Kind
-from web import create_app
-from workers import stream
+from web import create_front
+from web.front import Front
+from web.rsgi import Exchange, Scope
+from workers import append, stream
 
 _ANSWER = b'{"status":"ok"}'
 _HEADERS = [("Content-Type", "application/json"), ("Content-Length", str(len(_ANSWER)))]
 
-Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
-
-def bare() -> Wsgi:
+def bare() -> Callable[[Scope, Exchange], Awaitable[None]]:
     """The server alone: no framework, no work."""
 
-    def application(_: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        start_response("200 OK", _HEADERS)
-        return (_ANSWER,)
+    async def application(_: Scope, exchange: Exchange) -> None:
+        exchange.response_bytes(200, _HEADERS, _ANSWER)
 
     return application
 
 
-def without_queue() -> Flask:
+def without_queue() -> Front:
     """The product whose readings go nowhere: authenticated, validated, answered, forgotten."""
     mock.patch.object(stream, "append", _forget).start()
-    return create_app()
+    mock.patch.object(append, "soon", _forget_soon).start()
+    return create_front()
 
 
 def _forget(_kind: Kind, _fleet_id: int, _count: int, _body: bytes) -> bool:
     return False  # nobody is to be woken
+
+
+async def _forget_soon(*parcel: Any) -> bool:
+    return _forget(*parcel)

@@ -14,6 +14,7 @@ from bench.copying import Copies, block_count, device_keys
 from bench.crew import Span
 from bench.figures import Figures
 from bench.load import BATCH_CONNECTIONS, CONNECTIONS, Gets, Target, shares
+from bench.pacing import Answers
 from bench.readings import KINDS, device_id
 from bench.stage import Stage
 from bench.usage import difference
@@ -54,25 +55,30 @@ class Chain:
     def performance(self, seconds: float, devices: int | None = None) -> Figures:
         """GET the 24 h performance of one vehicle after the other, then at half that rate.
 
-        At half the rate requests are planned ahead; seconds count from the planned instant.
+        At half the rate requests are planned ahead; seconds count from the planned instant. What a
+        server that does nothing makes of the same rate is the floor of these.
         """
         paths = [
             f"/v1/analytics/performance/{device_id('vehicle', device)}"
             for device in range(devices or self._stage.fleet.devices)
         ]
         found = self._gets("performance", self._stage.web, paths, seconds)
-        return {**found, **self._paced("performance", paths, seconds)}
-
-    def _paced(self, name: str, paths: list[str], seconds: float) -> Figures:
-        crew, rate = self._stage.crew, self._rates[name] / 2
-        each, count = self._connections // crew.size, max(1, round(rate * seconds / crew.size))
-        span = crew.run(
-            [Gets(self._stage.web, paths, count, each, pace) for pace in self._stage.paces(rate)]
-        )
+        half = self._rates["performance"] / 2
+        floor = self._paced(self._stage.bare, ["/"], half, seconds / 2)
+        answers = self._paced(self._stage.web, paths, half, seconds)
         return {
-            f"{name}.half": [answer.answered for answer in span.answers],
-            f"{name}.late": [answer.sent for answer in span.answers],
+            **found,
+            "performance.floor": [answer.answered for answer in floor],
+            "performance.half": [answer.answered for answer in answers],
+            "performance.late": [answer.sent for answer in answers],
         }
+
+    def _paced(self, target: Target, paths: list[str], rate: float, seconds: float) -> Answers:
+        crew, stage = self._stage.crew, self._stage
+        each, count = self._connections // crew.size, max(1, round(rate * seconds / crew.size))
+        return crew.run(
+            [Gets(target, paths, count, each, pace) for pace in stage.paces(rate)]
+        ).answers
 
     def door(self, seconds: float) -> Figures:
         """The ingest route with the queue taken out: authenticate, validate, answer."""

@@ -88,6 +88,8 @@ def _reads(rounds: Rounds) -> str:
             _milliseconds(rounds, f"{before}performance.half", 0.5),
             _milliseconds(rounds, f"{before}performance.half", 0.99),
             _milliseconds(rounds, f"{before}performance.late", 0.99),
+            _milliseconds(rounds, f"{before}performance.floor", 0.5),
+            _milliseconds(rounds, f"{before}performance.floor", 0.99),
         ]
         for label, before in READS
         if rounds.values(f"{before}performance")
@@ -100,6 +102,8 @@ def _reads(rounds: Rounds) -> str:
         "p50 at half load, ms",
         "p99",
         "p99 until sent",
+        "granian alone at that rate: p50",
+        "p99",
     ]
     return table(header, rows) if rows else ""
 

@@ -93,7 +93,13 @@ _HISTORY_ROUNDS = 3
 #: Fewer rows leave most of each partition's pages empty.
 ROWS_TO_WEIGH = 1_000_000
 #: Of one round.
-_READS = ("healthz", "performance", "performance.half", "performance.late")
+_READS = (
+    "healthz",
+    "performance",
+    "performance.half",
+    "performance.late",
+    "performance.floor",
+)
 
 
 def _ticked(day: Day, ticker: Ticker, name: str) -> Figures:

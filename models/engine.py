@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import select
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from functools import cache
 from typing import Any, TypeVar
@@ -67,6 +68,21 @@ class _Bounded(psycopg.Connection[tuple[Any, ...]]):
             raise psycopg.OperationalError(message) from None
 
 
+class _BoundedAsync(psycopg.AsyncConnection[tuple[Any, ...]]):
+    """The same on an event loop."""
+
+    async def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
+        limit = timeout if timeout is not None else _patience.get() or ANSWER_SECONDS
+        try:
+            return await super().wait(gen, interval=interval, timeout=limit)
+        except psycopg.errors._WaitTimeout:
+            if timeout is not None:
+                raise
+            await self.close()
+            message = f"PostgreSQL has not answered for {limit:g} s"
+            raise psycopg.OperationalError(message) from None
+
+
 def normalise_url(url: str) -> str:
     """A SQLAlchemy URL for psycopg 3, from whatever scheme platforms hand out."""
     for scheme in ("postgres://", "postgresql://"):
@@ -112,7 +128,7 @@ def _still_open(connection: psycopg.Connection[Any], _record: object, _proxy: ob
         raise InvalidatePoolError("the server has closed this connection")
 
 
-def _is_hung_up(connection: psycopg.Connection[Any]) -> bool:
+def _is_hung_up(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> bool:
     """Whether the server has closed an idle connection: something arrived on it.
 
     In place of a pre-ping: no round trip. A server that died without a word is noticed by the wait.
@@ -142,46 +158,48 @@ def reading() -> Iterator[Connection]:
 
 
 class Hotline:
-    """A connection that stays open for one kind of lookup: no pool, no BEGIN, one user at a time.
+    """A connection of an event loop that stays open for one kind of lookup, one at a time.
 
     What a pool does around a statement takes as long as a statement that finds one row.
     """
 
     def __init__(self) -> None:
-        self._line: tuple[int, Engine, psycopg.Connection[Any]] | None = None
+        self._line: tuple[object, Engine, psycopg.AsyncConnection[Any]] | None = None
 
-    @contextmanager
-    def open(self) -> Iterator[psycopg.Connection[Any]]:
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
         """The connection; after any error a new one is made the next time."""
-        connection = self._kept() or self._made()
+        connection = await self._kept() or await self._made()
         try:
             yield connection
         except BaseException:
-            self.close()
+            await self.close()
             raise
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Hang up."""
         line, self._line = self._line, None
-        if line is not None and line[0] == os.getpid():  # a parent's is left to the parent
-            line[2].close()
+        if line is not None:
+            await line[2].close()
 
-    def _kept(self) -> psycopg.Connection[Any] | None:
-        """The one there is, if it leads where this process's engine does and is good."""
+    async def _kept(self) -> psycopg.AsyncConnection[Any] | None:
         if self._line is None:
             return None
-        _, made_for, connection = self._line
-        if made_for is engine() and not connection.closed and not _is_hung_up(connection):
-            return connection
-        self.close()
+        loop, made_for, connection = self._line
+        if (loop, made_for) == (asyncio.get_running_loop(), engine()):
+            if not connection.closed and not _is_hung_up(connection):
+                return connection
+            await self.close()
+        self._line = None  # another loop's is left to that
         return None
 
-    def _made(self) -> psycopg.Connection[Any]:
+    async def _made(self) -> psycopg.AsyncConnection[Any]:
         args, options = engine().dialect.create_connect_args(engine().url)
         # A statement that finds a row is planned in twice the time that it takes.
         generic = _connect_args(plan_cache_mode="force_generic_plan")
-        connection = _connect(None, None, args, {**options, **generic, "autocommit": True})
-        self._line = (os.getpid(), engine(), connection)
+        connection = await _BoundedAsync.connect(*args, **{**options, **generic}, autocommit=True)
+        set_json_loads(msgspec.json.decode, connection)
+        self._line = (asyncio.get_running_loop(), engine(), connection)
         return connection
 
 

@@ -31,11 +31,12 @@ _PERFORMANCES = """
 
 def performance(conn: Connection, fleet_id: int, vehicle_id: str) -> dict[str, Any] | None:
     """One vehicle's summary row."""
-    return performances(driver(conn), [(fleet_id, vehicle_id)]).get((fleet_id, vehicle_id))
+    with driver(conn).cursor(row_factory=dict_row, binary=True) as cursor:
+        return cursor.execute(_PERFORMANCES, _arrays([(fleet_id, vehicle_id)])).fetchone()
 
 
-def performances(
-    conn: psycopg.Connection[Any], wanted: Iterable[tuple[int, str]]
+async def performances(
+    conn: psycopg.AsyncConnection[Any], wanted: Iterable[tuple[int, str]]
 ) -> dict[tuple[int, str], dict[str, Any]]:
     """The summary rows of these (fleet, vehicle), without those that have none.
 
@@ -43,11 +44,15 @@ def performances(
     Straight to the driver: the question asked most often, and SQLAlchemy would double its cost. The
     ids are those of devices (models/kinds.py): nothing in them needs an escape in an array literal.
     """
+    async with conn.cursor(row_factory=dict_row, binary=True) as cursor:
+        await cursor.execute(_PERFORMANCES, _arrays(wanted))
+        rows = await cursor.fetchall()
+    return {(row["fleet_id"], row["vehicle_id"]): row for row in rows}
+
+
+def _arrays(wanted: Iterable[tuple[int, str]]) -> tuple[str, str]:
     fleets, vehicles = zip(*dict.fromkeys(wanted), strict=True)
-    asked = "{" + ",".join(map(str, fleets)) + "}", '{"' + '","'.join(vehicles) + '"}'
-    with conn.cursor(row_factory=dict_row, binary=True) as cursor:
-        found = cursor.execute(_PERFORMANCES, asked).fetchall()
-    return {(row["fleet_id"], row["vehicle_id"]): row for row in found}
+    return "{" + ",".join(map(str, fleets)) + "}", '{"' + '","'.join(vehicles) + '"}'
 
 
 def worst_first(

@@ -7,11 +7,13 @@ from datetime import datetime
 from typing import Any, LiteralString, NamedTuple
 
 import msgspec
+import numpy as np
 from psycopg import sql
 from sqlalchemy import Connection, func, select, text
 from sqlalchemy.dialects import postgresql
 
 from models import arrays
+from models.clock import HOUR_US, from_us, to_us
 from models.derived import VehiclePerformance
 from models.engine import driver
 from models.kinds import METER, VEHICLE, Kind
@@ -140,6 +142,40 @@ def vehicles_after(conn: Connection, after_key: int, limit: int) -> list[int]:
 def mark_vehicles(conn: Connection, kind: Kind, device_keys: Collection[int]) -> None:
     """Note that the summaries of the vehicles that these devices are, or serve, are out of date."""
     conn.execute(_MARK[kind], {"keys": list(device_keys)})
+
+
+#: Uses index: {hourly}'s primary key (device_key, hour).
+_SHOWN: LiteralString = """
+    SELECT device_key FROM unnest(%(keys)s::int[], %(hours)s::timestamptz[]) AS t (device_key, hour)
+    WHERE NOT EXISTS (
+        SELECT FROM {hourly} h WHERE h.device_key = t.device_key
+           AND h.hour > t.hour AND h.hour < %(since)s)
+"""
+
+
+def shown_since(
+    conn: Connection, kind: Kind, keys: arrays.Array, hours_us: arrays.Array, since: datetime
+) -> arrays.Array:
+    """Those of these devices of which a window from `since` on shows one of these hours.
+
+    Of what lies before the window it shows the newest sample alone. So who sends a year that is
+    long past has its hours computed, and no summary.
+    """
+    found, inverse = np.unique(keys, return_inverse=True)
+    newest_us = np.zeros(len(found), np.int64)
+    np.maximum.at(newest_us, inverse, hours_us)
+    cut_us = to_us(since) // HOUR_US * HOUR_US
+    past = newest_us < cut_us
+    if not past.any():
+        return found
+    statement = sql.SQL(_SHOWN).format(hourly=sql.Identifier(kind.hourly.name))
+    parameters = {
+        "keys": arrays.packed(arrays.INT, found[past]),
+        "hours": arrays.packed(arrays.INSTANT, newest_us[past]),
+        "since": from_us(cut_us),
+    }
+    rows = arrays.read(conn, statement, parameters, {"key": arrays.INT})
+    return np.concatenate([found[~past], rows["key"]])
 
 
 def take_due(conn: Connection, now: datetime, oldest: datetime, limit: int) -> list[int]:

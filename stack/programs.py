@@ -76,7 +76,7 @@ def app_programs(api_port: int, flower_port: int) -> tuple[Program, ...]:
 
 def _web(port: int) -> tuple[str, ...]:
     options = {
-        "--interface": "wsgi",
+        "--interface": "rsgi",
         "--host": LOOPBACK,
         "--port": str(port),
         "--workers": "2",
@@ -84,12 +84,9 @@ def _web(port: int) -> tuple[str, ...]:
         "--http": "1",
         # This counts connections, idle ones too: a small figure shuts the door on a few browsers.
         "--backpressure": "512",
-        # A thread for each of them: senders whose body comes slowly each hold one, and whoever
-        # waits for a thread is blocked by them. Threads are started when needed and cost 60 KiB.
-        "--blocking-threads": "512",
         "--workers-kill-timeout": "5",
     }
-    flags = ("--no-ws", "--respawn-failed-workers", "--factory", "web:create_app")
+    flags = ("--no-ws", "--respawn-failed-workers", "--factory", "web:create_front")
     pairs = (part for option in options.items() for part in option)
     return (sys.executable, "-m", "granian", *pairs, *flags)
 

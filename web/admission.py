@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
+from contextlib import suppress
 
 import settings
 from models.kinds import KINDS
 from web.refusals import Refused
 from workers import stream
-from workers.stream import Pressure
+from workers.stream import Pressure, StreamUnavailable
 
 #: The server is asked at most this often; between, the last answer holds.
 LOOK_SECONDS = 0.25
+#: An answer older than this is none.
+KNOWN_SECONDS = 1.0
 
 _KINDS = list(KINDS.values())
 
@@ -36,6 +40,23 @@ class Admission:
         if pressure.memory_percent >= limits.stream_memory_max_percent:
             detail = f"The stream's memory is {pressure.memory_percent:.0f} % full."
             raise Refused("BACKLOG_FULL", detail)
+
+    def is_open(self) -> bool:
+        """Whether `check` is known to pass. For an event loop: the next look is made beside it."""
+        age = time.monotonic() - self._looked_at
+        if age >= LOOK_SECONDS and not self._lock.locked():
+            asyncio.get_running_loop().run_in_executor(None, self._look_beside)
+        limits, pressure = settings.load(), self._pressure
+        return (
+            age < KNOWN_SECONDS
+            and pressure.writable
+            and pressure.entries < limits.backlog_max_entries
+            and pressure.memory_percent < limits.stream_memory_max_percent
+        )
+
+    def _look_beside(self) -> None:
+        with suppress(StreamUnavailable):  # nothing new is known, and `check` is asked soon
+            self._look()
 
     def _look(self) -> Pressure:
         if time.monotonic() - self._looked_at < LOOK_SECONDS:

@@ -17,7 +17,8 @@ from web import (
     cli,
     devices,
     errors,
-    express,
+    front,
+    headers,
     health,
     ingestion,
     openapi,
@@ -29,7 +30,8 @@ from web import (
 )
 from web.admission import Admission
 from web.auth import KeyRing
-from workers import logs
+from web.front import Front
+from workers import append, logs
 
 
 class _Json(DefaultJSONProvider):
@@ -49,10 +51,26 @@ def create_app() -> Flask:
     errors.register(app)
     cli.register(app)
     operations.register(app)
+    front.register(app)
     _register_routes(app)
+    app.wsgi_app = headers.completed(app.wsgi_app)  # type: ignore[method-assign]
     slow.watch()
     _settle()
     return app
+
+
+def create_front(app: Flask | None = None) -> Front:
+    """The API as the HTTP server serves it (RSGI)."""
+    app = app or create_app()
+    keys, admission = app.extensions["energy_keys"], app.extensions["energy_admission"]
+    return Front(
+        app,
+        {
+            ("POST", "/ingestion"): ingestion.express(keys, admission),
+            ("GET", "/v1/analytics/performance"): summary.express(keys),
+        },
+        [append.hang_up, summary.hang_up],
+    )
 
 
 def _settle() -> None:
@@ -69,7 +87,7 @@ def _settle() -> None:
 def _register_routes(app: Flask) -> None:
     keys = app.extensions["energy_keys"] = KeyRing()
     api = openapi.EnergyApi(app)
-    admission = Admission()
+    admission = app.extensions["energy_admission"] = Admission()
     protected: Iterable[Any] = (
         ingestion.blueprint(keys, admission),
         analytics.blueprint(keys),
@@ -82,10 +100,3 @@ def _register_routes(app: Flask) -> None:
         api.register_blueprint(blueprint)
     app.register_blueprint(health.blueprint)
     app.register_blueprint(openapi.pages)
-    express.install(
-        app,
-        {
-            ("POST", "/ingestion"): ingestion.express(keys, admission),
-            ("GET", "/v1/analytics/performance"): summary.express(keys),
-        },
-    )

@@ -99,6 +99,14 @@ class KeyRing:
         finally:
             self._asking.release()
 
+    def at_hand(self, key_id: str) -> Known | None:
+        """The same, if nobody has to be asked."""
+        record = self._known.get(key_id)
+        if record is None:
+            return None
+        fresh = time.monotonic() - record.at < REMEMBER_SECONDS
+        return record if fresh or self._asking.locked() else None
+
     def _introduce(self, key_ids: Sequence[str]) -> list[Known | Exception | None]:
         """For each key id never seen before: who it is. Asked once, however many ask at a time.
 
@@ -177,6 +185,17 @@ def admit(keys: KeyRing, authorization: str, scope: str) -> Caller:
         raise Refused("SCOPE_MISSING", f"This needs a key with the scope {scope}.")
     keys.quota.admit(caller.key_id)
     return caller
+
+
+def at_hand(keys: KeyRing, authorization: str, scope: str) -> Caller | None:
+    """The same caller, if that can be said without asking anybody. None: `admit` has to decide."""
+    scheme, _, key = authorization.partition(" ")
+    parts = access.split(key.strip()) if scheme.lower() == "bearer" else None
+    known = keys.at_hand(parts[0]) if parts else None
+    if parts is None or known is None or scope not in known.caller.scopes:
+        return None
+    same = hmac.compare_digest(access.digest(parts[1]), known.key.secret_sha256)
+    return known.caller if same and _valid_now(known.key) else None
 
 
 def identify(keys: KeyRing, authorization: str) -> Caller:

@@ -29,14 +29,15 @@ _GZIP = zlib.MAX_WBITS | 16
 
 def shape(environ: Environ) -> Shape:
     """The body's shape by its content type."""
-    found = _shape_of(environ.get("CONTENT_TYPE", ""))
+    found = shape_of(environ.get("CONTENT_TYPE", ""))
     if found is None:
         raise Refused("UNSUPPORTED_MEDIA_TYPE")
     return found
 
 
 @lru_cache(maxsize=64)  # senders of a kind all say the same
-def _shape_of(content_type: str) -> Shape | None:
+def shape_of(content_type: str) -> Shape | None:
+    """The shape of a content type; None when it is none that readings come in."""
     try:
         return Shape(parse_options_header(content_type)[0].lower())
     except ValueError:

@@ -38,6 +38,15 @@ def kept(cache_control: str) -> Headers:
     return [("Content-Type", "application/json"), *_ALWAYS, ("Cache-Control", cache_control), _DATA]
 
 
+def completed(application: Callable[..., Any]) -> Callable[..., Any]:
+    """A WSGI application whose answers have them all."""
+
+    def answering(environ: dict[str, Any], start_response: StartResponse) -> Any:
+        return application(environ, completing(start_response))
+
+    return answering
+
+
 def completing(start_response: StartResponse) -> StartResponse:
     """`start_response`, with the headers that the answer does not have itself."""
 

@@ -7,6 +7,8 @@ other answer means: send again, or correct it; a reading sent twice is stored on
 
 from __future__ import annotations
 
+import asyncio
+import re
 from collections import Counter
 from datetime import UTC, datetime
 from functools import cache
@@ -20,14 +22,20 @@ import settings
 from models.kinds import KINDS, METER, VEHICLE, Kind
 from web import body, headers
 from web.admission import Admission
-from web.auth import Caller, KeyRing, admit, protect
-from web.door import Lawful, Verdict, judge
-from web.express import Answer, Environ, Express
+from web.auth import Caller, KeyRing, at_hand, protect
+from web.body import Environ
+from web.door import Lawful, Verdict, accept_all, judge
+from web.express import Answer, Express
 from web.openapi import INGEST_DOCS
 from web.quota import Quota
 from web.refusals import READING_REFUSALS, Refused
-from workers import doorbell, stream
+from web.rsgi import Asked, RequestHeaders
+from workers import append, doorbell, stream
 from workers.metrics import READINGS_ACCEPTED, READINGS_REJECTED
+
+#: A larger body takes so long to judge that others should not wait for it: it goes to a thread.
+EXPRESS_BYTES = 128 * 1024
+_LENGTH = re.compile("[0-9]{1,9}")
 
 
 def blueprint(keys: KeyRing, admission: Admission) -> Blueprint:
@@ -55,50 +63,76 @@ def blueprint(keys: KeyRing, admission: Admission) -> Blueprint:
 
 
 def express(keys: KeyRing, admission: Admission) -> Express:
-    """Both routes without Flask."""
+    """Both routes for a body that is small, lawful beyond doubt, and from a sender who is known."""
 
-    def take(environ: Environ, kind_name: str) -> Answer | None:
-        kind = KINDS.get(kind_name)
-        if kind is None:
+    async def take(asked: Asked, kind_name: str) -> Answer | None:
+        kind, length = KINDS.get(kind_name), _small_length(asked.headers)
+        shape = body.shape_of(asked.headers.get("content-type", ""))
+        caller = at_hand(keys, asked.headers.get("authorization", ""), "ingest")
+        if kind is None or shape is None or caller is None or not length:
             return None
-        caller = admit(keys, environ.get("HTTP_AUTHORIZATION", ""), "ingest")
-        content = _ingest(kind, caller, environ, admission, keys.quota)
-        length = ("Content-Length", str(len(content)))
-        return Answer("202 ACCEPTED", [*headers.JSON, length], content)
+        sent = await asked.read()
+        if len(sent) != length or not admission.is_open():
+            return None
+        verdict = accept_all(kind, shape, sent, _lawful(kind, caller))
+        if verdict is None or not keys.quota.admit_at_once(caller.key_id):
+            return None
+        if await append.soon(kind, caller.fleet_id, verdict.accepted, verdict.body):
+            asyncio.get_running_loop().run_in_executor(None, doorbell.ring, kind)
+        content = _accepted(kind, caller, verdict, keys.quota)
+        return Answer(202, [*headers.JSON, ("Content-Length", str(len(content)))], content)
 
     return take
+
+
+def _small_length(sent: RequestHeaders) -> int:
+    """The length that is declared for a body which may be read and judged between two others'.
+
+    0: it is too large, or in parts, or has to be inflated first.
+    """
+    declared = sent.get("content-length", "")
+    if "transfer-encoding" in sent or "content-encoding" in sent or not _LENGTH.fullmatch(declared):
+        return 0
+    length = int(declared)
+    return length if length <= min(EXPRESS_BYTES, settings.load().max_body_bytes) else 0
 
 
 def _ingest(
     kind: Kind, caller: Caller, environ: Environ, admission: Admission, quota: Quota
 ) -> bytes:
     """What a 202 says. Raises Refused and StreamUnavailable."""
-    limits, shape = settings.load(), body.shape(environ)
+    shape = body.shape(environ)
     admission.check()
-    verdict = judge(
-        kind,
-        shape,
-        body.read(environ, limits.max_body_bytes),
-        Lawful.at(
-            datetime.now(UTC),
-            age_days=limits.max_reading_age_days,
-            future_seconds=limits.max_future_seconds,
-            readings=limits.max_batch_readings,
-            devices=caller.full_registries.get(kind.name),
-        ),
-    )
+    sent = body.read(environ, settings.load().max_body_bytes)
+    verdict = judge(kind, shape, sent, _lawful(kind, caller))
     _count(kind, verdict)
     if not verdict.accepted:
         raise _nothing_acceptable(verdict)
     if stream.append(kind, caller.fleet_id, verdict.accepted, verdict.body):
         doorbell.ring(kind)
-    _accepted(kind).inc(verdict.accepted)
+    return _accepted(kind, caller, verdict, quota)
+
+
+def _lawful(kind: Kind, caller: Caller) -> Lawful:
+    limits = settings.load()
+    return Lawful.at(
+        datetime.now(UTC),
+        age_days=limits.max_reading_age_days,
+        future_seconds=limits.max_future_seconds,
+        readings=limits.max_batch_readings,
+        devices=caller.full_registries.get(kind.name),
+    )
+
+
+def _accepted(kind: Kind, caller: Caller, verdict: Verdict, quota: Quota) -> bytes:
+    """Count what is in the stream now; what a 202 says of it."""
+    _counter(kind).inc(verdict.accepted)
     quota.count_readings(caller.key_id, verdict.accepted)
     return msgspec.json.encode({"accepted": verdict.accepted, "rejected": verdict.rejected})
 
 
 @cache  # finding the counter of a label takes longer than counting
-def _accepted(kind: Kind) -> Counted:
+def _counter(kind: Kind) -> Counted:
     return READINGS_ACCEPTED.labels(kind.name)
 
 

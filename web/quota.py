@@ -104,21 +104,30 @@ class Quota:
 
     def admit(self, key_id: str) -> None:
         """Count a request of this key. Raises Refused RATE_LIMITED when it has nothing left."""
-        limits = settings.load()
-        if not (limits.key_requests_per_second > 0 or limits.key_readings_per_second > 0):
-            return
-        rates = {
-            REQUESTS: limits.key_requests_per_second,
-            READINGS: limits.key_readings_per_second,
-        }
-        limited = {name: rate for name, rate in rates.items() if rate > 0}
-        self._exchange()
-        for name, rate in limited.items():
+        if rates := _rates():
+            self._exchange()
+            self._admit(key_id, rates)
+
+    def admit_at_once(self, key_id: str) -> bool:
+        """The same, if nobody has to be told first and there is something left; else nothing."""
+        rates = _rates()
+        if not rates:
+            return True
+        if self._clock() - self._told_at >= SHARE_SECONDS and not self._telling.locked():
+            return False
+        try:
+            self._admit(key_id, rates)
+        except Refused:
+            return False
+        return True
+
+    def _admit(self, key_id: str, rates: Mapping[str, float]) -> None:
+        for name, rate in rates.items():
             wait = self._wait_seconds(f"{key_id}:{name}", rate)
             if wait > 0:
                 detail = f"This key may send {rate:g} {name} a second."
                 raise Refused("RATE_LIMITED", detail, retry_after=min(wait, MAX_WAIT_SECONDS))
-        self._use(key_id, REQUESTS, rates[REQUESTS], 1)
+        self._use(key_id, REQUESTS, rates.get(REQUESTS, 0), 1)
 
     def count_readings(self, key_id: str, count: int) -> None:
         """Count accepted readings of this key."""
@@ -172,3 +181,10 @@ class Quota:
             log.warning("quota counted per process", error=str(error))
             self._told_at += SILENCE_SECONDS  # whoever asks waits for a server that hangs
             return {}
+
+
+def _rates() -> dict[str, float]:
+    """What is limited, and to how much a second."""
+    limits = settings.load()
+    rates = {REQUESTS: limits.key_requests_per_second, READINGS: limits.key_readings_per_second}
+    return {name: rate for name, rate in rates.items() if rate > 0}

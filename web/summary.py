@@ -17,11 +17,12 @@ from models.engine import Hotline, patience, reading
 from models.kinds import VEHICLE
 from web import headers
 from web.answers import performance, performance_to_come
-from web.auth import KeyRing, admit
-from web.express import Answer, Environ, Express
+from web.auth import KeyRing, at_hand
+from web.express import Answer, Express
 from web.refusals import Refused
+from web.rsgi import Asked
 from web.schemas import is_device_id
-from workers.shared_trip import SharedTrip
+from workers.shared_trip import LoopTrip
 
 #: A summary is at most one rollup interval old; asking sooner than this brings nothing new.
 MAX_AGE_SECONDS = 5
@@ -33,7 +34,7 @@ PATIENCE_SECONDS = 5.0
 _Vehicle = tuple[int, str]
 _Row = Mapping[str, Any]
 #: Conditions that only Flask understands, and the one form of the usual one that is known here.
-_CONDITIONS = ("HTTP_IF_MATCH", "HTTP_IF_MODIFIED_SINCE", "HTTP_IF_UNMODIFIED_SINCE")
+_CONDITIONS = ("if-match", "if-modified-since", "if-unmodified-since")
 _ONE_TAG = re.compile(r'"[0-9a-f]{24}"')
 _HEADERS = headers.kept(CACHE_CONTROL)
 _HEADERS_UNCHANGED = [(name, value) for name, value in _HEADERS if name != "Content-Type"]
@@ -48,46 +49,58 @@ class Told(NamedTuple):
 
 def tell(fleet_id: int, vehicle_id: str) -> Told:
     """A vehicle's summary. Raises Refused UNKNOWN_DEVICE."""
-    row = _trips.submit((fleet_id, vehicle_id)) if is_device_id(vehicle_id) else None
-    if row is not None:
-        content = msgspec.json.encode(performance(row))
-        return Told(content, blake2b(content, digest_size=12).hexdigest())
+    if is_device_id(vehicle_id):
+        with patience(PATIENCE_SECONDS), reading() as conn:
+            row = reads.performance(conn, fleet_id, vehicle_id)
+        if row is not None:
+            return _told(row)
     if not _is_known(fleet_id, vehicle_id):
         raise Refused("UNKNOWN_DEVICE", f"No vehicle {vehicle_id} has ever sent a reading.")
     return Told(msgspec.json.encode(performance_to_come(vehicle_id)), None)
 
 
+def _told(row: _Row) -> Told:
+    content = msgspec.json.encode(performance(row))
+    return Told(content, blake2b(content, digest_size=12).hexdigest())
+
+
 def express(keys: KeyRing) -> Express:
     """GET /v1/analytics/performance/<vehicleId> without Flask; other windows are not for it."""
 
-    def take(environ: Environ, vehicle_id: str) -> Answer | None:
-        had = environ.get("HTTP_IF_NONE_MATCH")
-        if environ.get("QUERY_STRING") or any(name in environ for name in _CONDITIONS):
+    async def take(asked: Asked, vehicle_id: str) -> Answer | None:
+        had = asked.headers.get("if-none-match", "")
+        if asked.scope.query_string or any(name in asked.headers for name in _CONDITIONS):
             return None
-        if had is not None and not _ONE_TAG.fullmatch(had):
+        if (had and not _ONE_TAG.fullmatch(had)) or not is_device_id(vehicle_id):
             return None
-        caller = admit(keys, environ.get("HTTP_AUTHORIZATION", ""), "read")
-        content, etag = tell(caller.fleet_id, vehicle_id)
-        length = ("Content-Length", str(len(content)))
-        if etag is None:
-            return Answer("200 OK", [*headers.JSON, length], content)
+        caller = at_hand(keys, asked.headers.get("authorization", ""), "read")
+        row = await _trips.submit((caller.fleet_id, vehicle_id)) if caller else None
+        if caller is None or row is None or not keys.quota.admit_at_once(caller.key_id):
+            return None
+        content, etag = _told(row)
         tag = ("ETag", f'"{etag}"')
         if had == tag[1]:
-            return Answer("304 NOT MODIFIED", [*_HEADERS_UNCHANGED, tag], b"")
-        return Answer("200 OK", [*_HEADERS, length, tag], content)
+            return Answer(304, [*_HEADERS_UNCHANGED, tag], b"")
+        return Answer(200, [*_HEADERS, ("Content-Length", str(len(content))), tag], content)
 
     return take
 
 
-def _look_up(wanted: list[_Vehicle]) -> Sequence[_Row | None]:
-    with patience(PATIENCE_SECONDS), _hotline.open() as conn:
-        found = reads.performances(conn, wanted)
+async def hang_up() -> None:
+    """Close the event loop's connection."""
+    await _hotline.close()
+
+
+async def _look_up(wanted: list[_Vehicle]) -> Sequence[_Row | None]:
+    with patience(PATIENCE_SECONDS):
+        async with _hotline.open() as conn:
+            found = await reads.performances(conn, wanted)
     return [found.get(one) for one in wanted]
 
 
 #: One trip is under way at a time, so one connection is enough.
 _hotline = Hotline()
-_trips: SharedTrip[_Vehicle, _Row | None] = SharedTrip(_look_up)
+_trips: LoopTrip[_Vehicle, _Row | None] = LoopTrip(_look_up)
 
 
 def _is_known(fleet_id: int, vehicle_id: str) -> bool:

@@ -27,10 +27,15 @@ ONE_HOUR = timedelta(hours=1)
 _BEGIN = datetime.min.replace(tzinfo=UTC)
 
 
-def refresh(conn: Connection, kind: Kind, touched: Sequence[tuple[int, datetime]]) -> None:
-    """Bring the hourly rows of these (device key, hour) up to date, judgements included."""
+def refresh(
+    conn: Connection, kind: Kind, touched: Sequence[tuple[int, datetime]]
+) -> set[tuple[int, datetime]]:
+    """Bring the hourly rows of these (device key, hour) up to date, judgements included.
+
+    Returns further ones that say something else now, because samples in them are judged otherwise.
+    """
     if not touched:
-        return
+        return set()
     hours.refresh(conn, kind, touched)
     suspects = events.suspects(conn, kind, touched)
     rated = ratings.read(conn, kind, {device_key for device_key, _ in suspects})
@@ -39,6 +44,7 @@ def refresh(conn: Connection, kind: Kind, touched: Sequence[tuple[int, datetime]
         changed = _judge_hour(conn, kind, device_key, hour, rated[device_key])
         stale |= {(device_key, from_us(to_us(at) // HOUR_US * HOUR_US)) for at in changed}
     hours.refresh(conn, kind, sorted(stale))
+    return stale.difference(touched)
 
 
 def _judge_hour(

@@ -15,12 +15,12 @@ first leaves at once instead of doing the work twice.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import numpy as np
 import structlog
 from sqlalchemy import Connection
 
@@ -51,14 +51,31 @@ SUMMARY_SECONDS = 4.0
 #: A tick stops taking further bites after this long; the next one goes on.
 TICK_SECONDS = 60.0
 
+#: While a reading has waited for longer than this to be stored, ingestion goes first: hours that
+#: readings keep coming into would only be computed again.
+BEHIND_SECONDS = 1.0
+#: But not for longer than this.
+MOST_WAIT_SECONDS = 30.0
+
 memory = Memory()
+_ticked_at = -math.inf  # monotonic seconds
 
 
 @app.task(name="roll-up", ignore_result=True)
 def roll_up() -> dict[str, int | str]:
     """One tick; the result tells Flower how much there was to do."""
+    global _ticked_at  # noqa: PLW0603  (the process's own)
+    if time.monotonic() - _ticked_at < MOST_WAIT_SECONDS and _is_behind():
+        return {"waits": "for readings to be stored"}
     with ROLLUP_SECONDS.time():
-        return tick(datetime.now(UTC))
+        told = tick(datetime.now(UTC))
+    _ticked_at = time.monotonic()
+    return told
+
+
+def _is_behind() -> bool:
+    """Whether readings come faster than they are stored."""
+    return any(stream.backlog(kind).oldest_seconds > BEHIND_SECONDS for kind in KINDS.values())
 
 
 def tick(now: datetime) -> dict[str, int | str]:
@@ -68,7 +85,7 @@ def tick(now: datetime) -> dict[str, int | str]:
     vehicles, hours = 0, {kind.name: 0 for kind in KINDS.values()}
     try:
         for kind, newest in _newest_marks().items():
-            while bite := _refresh_some(kind, newest):
+            while bite := _refresh_some(kind, newest, now - WINDOW):
                 hours[kind.name] += bite
                 if time.monotonic() > deadline:
                     complete_through = None  # unless there happens to be nothing left
@@ -102,13 +119,14 @@ def _newest_marks() -> dict[Kind, int]:
         return {kind: rollups.newest_mark(conn, kind) for kind in KINDS.values()}
 
 
-def _refresh_some(kind: Kind, newest: int) -> int:
+def _refresh_some(kind: Kind, newest: int, window_from: datetime) -> int:
     """Recompute one bite of dirty hours; how many marks were worked off."""
     with alone(locks.ROLLUP) as conn:
         memory.take_turn(conn)
         marks = rollups.take_dirty(conn, kind, DIRTY_BITE, up_to=newest)
         device_keys, hours_us = memory.refresh(conn, kind, marks)
-        rollups.mark_vehicles(conn, kind, np.unique(device_keys).tolist())
+        shown = rollups.shown_since(conn, kind, device_keys, hours_us, window_from)
+        rollups.mark_vehicles(conn, kind, shown.tolist())
         evidence.mark(conn, kind, device_keys, hours_us)
     return int(marks["marks"].sum())
 

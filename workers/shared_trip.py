@@ -8,8 +8,9 @@ whole, those who wait fail with it: they would only wait for the same failure on
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar, cast
 
 Item = TypeVar("Item")
@@ -86,3 +87,43 @@ class SharedTrip(Generic[Item, Result]):
                 self._waiting[0].ready.release()
             else:
                 self._under_way = False
+
+
+class LoopTrip(Generic[Item, Result]):
+    """The same for callers on an event loop: nobody leads, a task makes the trips.
+
+    Who comes in the same turn of the loop travels together.
+    """
+
+    def __init__(
+        self, travel: Callable[[list[Item]], Awaitable[Sequence[Result | Exception]]]
+    ) -> None:
+        self._travel = travel
+        self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
+        self._driver: asyncio.Task[None] | None = None
+
+    def submit(self, item: Item) -> asyncio.Future[Result]:
+        """The result for `item`, after a trip that begins after this call."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Result] = loop.create_future()
+        self._waiting.append((item, future))
+        if self._driver is None or self._driver.done():
+            self._driver = loop.create_task(self._drive())
+        return future
+
+    async def _drive(self) -> None:
+        while self._waiting:
+            group, self._waiting = self._waiting, []
+            outcomes: Sequence[Result | BaseException]
+            try:
+                outcomes = await self._travel([item for item, _ in group])
+            except BaseException as error:  # raised again, at each caller
+                group, self._waiting = group + self._waiting, []
+                outcomes = [error] * len(group)
+            for (_, future), outcome in zip(group, outcomes, strict=True):
+                if future.cancelled():
+                    continue
+                if isinstance(outcome, BaseException):
+                    future.set_exception(outcome)
+                else:
+                    future.set_result(outcome)

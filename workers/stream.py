@@ -22,7 +22,8 @@ The entry id's milliseconds are the readings' `received_at`.
 The life of a reading in here
 
     1. append   XADD and SET bell NX in one round trip. The reply to XADD is the promise: under
-                `appendfsync always` Redis has the entry on disk before it answers.
+                `appendfsync always` Redis has the entry on disk before it answers. Most entries
+                are added by workers/append.py, with the commands from here.
     2. claim    this consumer's own unfinished entries first (it died and is back), then those of
                 consumers idle for 30 s (both XPENDING, then XCLAIM), then new ones (XREADGROUP).
                 Redis counts the deliveries of each. An entry whose handling ended SUSPECT_AFTER
@@ -41,7 +42,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import redis
 from redis.backoff import NoBackoff
@@ -49,7 +50,6 @@ from redis.retry import Retry
 
 import settings
 from models.kinds import Kind
-from workers.shared_trip import SharedTrip
 
 GROUP = "flush"
 FORMAT = b"1"
@@ -70,8 +70,6 @@ SUSPECT_IDLE_MS = 330_000
 MAX_PENDING = 1_000
 #: Of Redis (Valkey reports the Redis version it is compatible with).
 MIN_VERSION = 7
-#: Requests that share an entry are so large together at the most; who is larger has one alone.
-JOINED_BYTES = 65_536
 #: Longest wait for Redis to answer; then the door says 503.
 TIMEOUT_SECONDS = 2.0
 
@@ -83,6 +81,9 @@ _USAGE = "energy:usage"
 _SMALL_NUMBER = re.compile(rb"[0-9]{1,9}")  # fits PostgreSQL's integer
 
 T = TypeVar("T")
+
+#: A command and its arguments.
+Command = tuple[Any, ...]
 
 
 class StreamUnavailable(Exception):
@@ -182,79 +183,31 @@ def append(kind: Kind, fleet_id: int, count: int, body: bytes) -> bool:
     """Add one request's readings; True when the caller should ring the doorbell.
 
     Returning at all means that the entry is stored as durably as the server is configured.
-    Raises StreamUnavailable otherwise; the entry may or may not be stored then. Requests that wait
-    at the same moment share the round trip, and the server's fsync with it.
+    Raises StreamUnavailable otherwise; the entry may or may not be stored then.
     """
-    return _appends.submit(_Parcel(kind, fleet_id, count, body))
+    commands = [add_command(kind, fleet_id, count, body), bell_command(kind)]
+    added, rung = _try(partial(_exchange, commands))
+    if isinstance(added, Exception):
+        raise StreamUnavailable(str(added))
+    return is_rung(rung)
 
 
-class _Parcel(NamedTuple):
-    """One request's readings on their way into the stream."""
-
-    kind: Kind
-    fleet_id: int
-    readings: int
-    body: bytes
-
-    @property
-    def joins(self) -> bool:
-        """Whether it is small, and a bare array: one that can be joined to another."""
-        return len(self.body) <= JOINED_BYTES and self.body[:1] == b"[" and self.body[-1:] == b"]"
-
-
-def _append_all(parcels: Sequence[_Parcel]) -> list[bool | StreamUnavailable]:
-    """For each parcel: whether to ring, or why it is not stored."""
-    entries = list(_entries(parcels))
-    kinds = list(dict.fromkeys(parcel.kind for parcel in parcels))
-    commands = [_xadd([parcels[place] for place in places]) for places in entries]
-    # After all entries: who finds the bell set has added before that.
-    commands += [("SET", _bell(kind), 1, "NX", "PX", BELL_MS) for kind in kinds]
-    replies = _try(partial(_exchange, commands))
-    rung = dict(zip(kinds, replies[len(entries) :], strict=True))
-    to_ring = {kind for kind, reply in rung.items() if reply == b"OK"}
-    outcomes: list[bool | StreamUnavailable] = [False] * len(parcels)
-    for places, reply in zip(entries, replies, strict=False):
-        for place in places:
-            kind = parcels[place].kind
-            lost = isinstance(reply, Exception)
-            outcomes[place] = StreamUnavailable(str(reply)) if lost else kind in to_ring
-            if not lost:
-                to_ring.discard(kind)  # one of them rings
-    return outcomes
-
-
-def _entries(parcels: Sequence[_Parcel]) -> Iterator[list[int]]:
-    """Which parcels share an entry, by their places: small ones of one kind and fleet.
-
-    An entry holds no more readings than a request may: as a dead letter it must pass the door.
-    """
-    most = settings.load().max_batch_readings
-    open_: dict[tuple[Kind, int], tuple[list[int], int, int]] = {}
-    for place, parcel in enumerate(parcels):
-        if not parcel.joins:
-            yield [place]
-            continue
-        key = (parcel.kind, parcel.fleet_id)
-        places, size, readings = open_.get(key, ([], 0, 0))
-        size, readings = size + len(parcel.body), readings + parcel.readings
-        if places and (size > JOINED_BYTES or readings > most):
-            yield places
-            places, size, readings = [], len(parcel.body), parcel.readings
-        places.append(place)
-        open_[key] = (places, size, readings)
-    yield from (places for places, *_ in open_.values())
-
-
-def _xadd(parcels: Sequence[_Parcel]) -> tuple[Any, ...]:
-    """The command that adds parcels of one kind and fleet as one entry."""
-    kind, fleet_id, count, body = parcels[0]
-    if len(parcels) > 1:
-        count = sum(parcel.readings for parcel in parcels)
-        body = b"[%b]" % b",".join(parcel.body[1:-1] for parcel in parcels)
+def add_command(kind: Kind, fleet_id: int, count: int, body: bytes) -> Command:
+    """What adds an entry."""
     return ("XADD", _key(kind), "*", "v", FORMAT, "f", fleet_id, "n", count, "b", body)
 
 
-def _exchange(commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+def bell_command(kind: Kind) -> Command:
+    """What sets a bell, to be sent after the entry: who finds it set has added before that."""
+    return ("SET", _bell(kind), 1, "NX", "PX", BELL_MS)
+
+
+def is_rung(reply: object) -> bool:
+    """Whether this set the bell: who did rings."""
+    return reply == b"OK"
+
+
+def _exchange(commands: Sequence[Command]) -> list[Any]:
     """The replies to `commands`, all sent at once; a refused one's is its error.
 
     What redis-py's pipeline does, without what it does beside that (twice the time).
@@ -276,9 +229,6 @@ def _reply(connection: Any) -> Any:
         return connection.read_response()
     except redis.ResponseError as error:
         return error
-
-
-_appends = SharedTrip(_append_all)
 
 
 def silence_bell(kind: Kind) -> None:

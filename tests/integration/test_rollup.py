@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -520,6 +521,32 @@ def test_only_those_who_were_touched_are_summarised(fleet: int) -> None:
     ]
 
 
+@pytest.mark.parametrize("side", [METER, VEHICLE], ids=str)
+def test_what_a_window_does_not_show_makes_no_summary(fleet: int, side: Kind) -> None:
+    """Of what is before a window it shows the newest sample, however old that is."""
+    days = [(at(24 * day), 100.0 + day) for day in range(-5, 1)]
+    silent_since = at(-40)  # the window begins at noon, 12 hours before midnight
+    store(fleet, meter=days, vehicle=[p for p in days if p[0] < silent_since or p[0] == at()])
+    now = at(12)
+    assert roll_up(now)["vehicles"] == 1
+
+    def late(hours: float) -> int | str:
+        """How many are summarised when the side's reading of that instant comes in."""
+        points = {"meter" if side is METER else "vehicle": [(at(hours), 100.0 + hours / 24)]}
+        store(fleet, **points)
+        told = roll_up(now)
+        assert told[f"{side.name}Hours"] == 1
+        return told["vehicles"]
+
+    newest_before = -24 if side is METER else -48
+    assert late(newest_before - 3) == 0
+    assert late(newest_before + 3) == 1
+    assert late(newest_before + 2) == 0  # behind that one now
+    assert late(-12.5) == 1  # before the window, in the hour that it cuts or next to it
+    assert late(-11) == 1
+    assert late(-100) == 0
+
+
 def test_a_tick_without_time_leaves_the_youngest_summaries_to_the_next(
     fleet: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -775,15 +802,31 @@ def test_readings_that_keep_coming_do_not_keep_a_tick_from_the_summary(
     bites = []
     refresh = rollup._refresh_some
 
-    def and_more_comes(kind: Kind, newest: int) -> int:
+    def and_more_comes(kind: Kind, newest: int, window_from: datetime) -> int:
         bites.append(kind)
         assert len(bites) < 20, "the tick does not end"
         reading = {METER: meter_reading, VEHICLE: vehicle_reading}[kind]
         post_to_stream(kind, fleet, [reading(timestamp=f"2026-01-10T12:{len(bites):02d}:00Z")])
         flush_all()
-        return refresh(kind, newest)
+        return refresh(kind, newest, window_from)
 
     monkeypatch.setattr(rollup, "_refresh_some", and_more_comes)
     roll_up(at(24))
     assert performance_of("vehicle-001")["data_complete_through"] is not None
     assert rows("SELECT 1 FROM meter_hours_dirty")
+
+
+def test_ingestion_goes_first_for_a_while(fleet: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollup, "_ticked_at", -math.inf)
+    monkeypatch.setattr(rollup, "BEHIND_SECONDS", 0.1)
+    store(fleet, [(at(0), 100), (at(24), 130)], [(at(0), 98), (at(24), 125)])
+    post_to_stream(METER, fleet, [meter_reading()])
+    assert stream.backlog(METER).entries == 1
+    assert rollup.roll_up()["vehicles"] == 1  # there has been none yet
+    time.sleep(0.15)
+    assert rollup.roll_up() == {"waits": "for readings to be stored"}
+    monkeypatch.setattr(rollup, "MOST_WAIT_SECONDS", 0.1)
+    assert "vehicles" in rollup.roll_up()
+    monkeypatch.setattr(rollup, "MOST_WAIT_SECONDS", 30)
+    flush_all()
+    assert rollup.roll_up()["meterHours"] == 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import time
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 import settings
-from models.kinds import METER, VEHICLE, Kind
+from models.kinds import METER, VEHICLE
 from stack import valkey
 from workers import stream
 from workers.stream import StreamUnavailable
@@ -80,70 +79,6 @@ def test_a_bell_nobody_answered_is_forgotten() -> None:
     assert 0 < stream.client().pttl(BELL) <= stream.BELL_MS
 
 
-# --- append, many at a time -----------------------------------------------------------------------
-
-
-def parcel(kind: Kind, fleet: int, *readings: int) -> stream._Parcel:
-    return stream._Parcel(kind, fleet, len(readings), json.dumps(readings).encode())
-
-
-def claimed(kind: Kind) -> list[tuple[int | None, int, list[int]]]:
-    """(fleet, readings counted, the readings) of each entry."""
-    found = stream.claim(kind, "a", 100)
-    return [(e.fleet_id, e.count, json.loads(e.body or b"")) for e in found]
-
-
-def test_who_waits_together_shares_an_entry_with_the_own_fleet_and_kind() -> None:
-    sent = [
-        parcel(METER, 7, 1, 2),
-        parcel(VEHICLE, 7, 3),
-        parcel(METER, 8, 4),
-        parcel(METER, 7, 5),
-        parcel(VEHICLE, 7, 6, 7, 8),
-    ]
-    assert stream._append_all(sent) == [True, True, False, False, False]  # one of each kind rings
-    assert claimed(METER) == [(7, 3, [1, 2, 5]), (8, 1, [4])]
-    assert claimed(VEHICLE) == [(7, 4, [3, 6, 7, 8])]
-
-
-def test_an_entry_is_shared_up_to_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "JOINED_BYTES", 10)
-    sent = [parcel(METER, 7, *range(n)) for n in (1, 2, 9, 1, 1)]
-    assert sorted(stream._append_all(sent), key=bool) == [False, False, False, False, True]
-    found = claimed(METER)
-    assert [n for _, n, _ in found] == [len(readings) for *_, readings in found]
-    assert sorted(map(len, (readings for *_, readings in found))) == [2, 3, 9]
-    assert sorted(n for *_, readings in found for n in readings) == [0] * 5 + [1, 1, *range(2, 9)]
-
-
-def test_an_entry_holds_no_more_readings_than_a_request_may(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """As a dead letter it goes through the door again."""
-    monkeypatch.setenv("MAX_BATCH_READINGS", "3")
-    settings.load.cache_clear()
-    stream._append_all([parcel(METER, 7, *range(n)) for n in (2, 1, 2, 3)])
-    assert claimed(METER) == [(7, 3, [0, 1, 0]), (7, 2, [0, 1]), (7, 3, [0, 1, 2])]
-
-
-@pytest.mark.parametrize("spelled", [b" [1]", b"[1]\n", b"\t[1] "])
-def test_what_is_no_bare_array_is_stored_as_it_came(spelled: bytes) -> None:
-    stream._append_all([parcel(METER, 7, 2), stream._Parcel(METER, 7, 1, spelled)])
-    assert {b"[2]", spelled} == set(bodies(stream.claim(METER, "a", 10)))
-
-
-def test_a_refused_entry_is_the_failure_of_those_in_it_and_of_nobody_else() -> None:
-    server = stream.client()
-    server.delete("energy:{vehicle}")
-    server.set("energy:{vehicle}", "no stream")
-    sent = [parcel(VEHICLE, 7, 1), parcel(METER, 7, 2), parcel(VEHICLE, 7, 3), parcel(METER, 7, 4)]
-    outcomes = stream._append_all(sent)
-    assert [isinstance(o, StreamUnavailable) for o in outcomes] == [True, False, True, False]
-    assert (outcomes[1], outcomes[3]) == (True, False)
-    assert claimed(METER) == [(7, 2, [2, 4])]
-    assert stream.append(METER, 7, 1, b"[5]") is False  # the answers belong to their questions
-
-
 def test_a_lost_connection_is_not_used_again(elsewhere: pytest.MonkeyPatch) -> None:
     """A late answer to an old question would be taken for a promise."""
     assert stream.append(METER, 7, 1, b"[1]") is True
@@ -152,7 +87,8 @@ def test_a_lost_connection_is_not_used_again(elsewhere: pytest.MonkeyPatch) -> N
         stream.append(METER, 7, 1, b"[2]")
     elsewhere.undo()
     assert stream.append(METER, 7, 1, b"[3]") is False
-    assert claimed(METER) == [(7, 1, [1]), (7, 1, [2]), (7, 1, [3])]  # may or may not be stored
+    # May or may not be stored.
+    assert bodies(stream.claim(METER, "a", 10)) == [b"[1]", b"[2]", b"[3]"]
 
 
 # --- claim and remove -----------------------------------------------------------------------------

@@ -105,6 +105,7 @@ def test_latencies_are_told_in_milliseconds() -> None:
     rounds.add({"latency.offered": [0.010, 0.020, 0.400], "offered.offered": 10_000.0})
     rounds.add({"rows": 28_800_000, "performance": 900.0, "healthz": 1_200.0})
     rounds.add({"performance.half": [0.001, 0.009], "performance.late": [0.0001]})
+    rounds.add({"performance.floor": [0.0005, 0.004]})
 
     told = [
         [cell.strip() for cell in line.split("|")]
@@ -113,7 +114,17 @@ def test_latencies_are_told_in_milliseconds() -> None:
 
     batches = ["", "202 to latest, batches of 500", "10,000", "20.0", "400", "3", ""]
     assert batches in told
-    after = ["after the rounds", "28,800,000", "900", "0.750", "1.00", "9.00", "0.100"]
+    after = [
+        "after the rounds",
+        "28,800,000",
+        "900",
+        "0.750",
+        "1.00",
+        "9.00",
+        "0.100",
+        "0.500",
+        "4.00",
+    ]
     assert ["", *after, ""] in told
 
 

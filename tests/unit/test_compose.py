@@ -166,7 +166,7 @@ def test_flower_knows_its_options_and_asks_for_a_password() -> None:
 
 def test_web_starts_what_exists() -> None:
     given = options("web")
-    assert (given["app"], given["factory"]) == ("web:create_app", True)
+    assert (given["app"], given["factory"]) == ("web:create_front", True)
     assert (given["host"], given["port"]) == ("0.0.0.0", 3000)  # noqa: S104 (in its container)
     assert given["respawn_failed_workers"]
     module, _, factory = given["app"].partition(":")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from workers.shared_trip import SharedTrip
+from workers.shared_trip import LoopTrip, SharedTrip
 
 
 class Driver:
@@ -93,3 +94,76 @@ def test_many_threads_get_their_own_results() -> None:
     with ThreadPoolExecutor(16) as threads:
         assert list(threads.map(trip.submit, range(5000))) == [2 * n for n in range(5000)]
     assert sorted(item for together in driver.trips for item in together) == list(range(5000))
+
+
+# --- on an event loop -----------------------------------------------------------------------------
+
+
+class LoopDriver:
+    """Doubles numbers; each trip takes a few turns of the loop."""
+
+    def __init__(self) -> None:
+        self.trips: list[list[int]] = []
+
+    async def __call__(self, items: list[int]) -> list[int | Exception]:
+        self.trips.append(items)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        if 13 in items:
+            raise OSError("no road")
+        return [ValueError(item) if item < 0 else 2 * item for item in items]
+
+
+async def asked(trip: LoopTrip[int, int], *items: int) -> list[int | BaseException]:
+    return await asyncio.gather(*map(trip.submit, items), return_exceptions=True)
+
+
+def test_on_a_loop_a_turns_callers_travel_together() -> None:
+    async def turns() -> LoopDriver:
+        trip = LoopTrip(driver := LoopDriver())
+        assert await asked(trip, 1, 2, 3) == [2, 4, 6]
+        assert await asked(trip, 4) == [8]
+        return driver
+
+    assert asyncio.run(turns()).trips == [[1, 2, 3], [4]]
+
+
+def test_on_a_loop_who_comes_during_a_trip_shares_the_next() -> None:
+    async def turns() -> LoopDriver:
+        trip = LoopTrip(driver := LoopDriver())
+        first = trip.submit(0)
+        await asyncio.sleep(0)
+        assert driver.trips == [[0]]
+        assert await asked(trip, 1, 2) == [2, 4]
+        assert await first == 0
+        return driver
+
+    assert asyncio.run(turns()).trips == [[0], [1, 2]]
+
+
+def test_on_a_loop_a_failure_reaches_whom_it_is_about() -> None:
+    async def turns() -> None:
+        trip = LoopTrip(LoopDriver())
+        one, other = await asked(trip, -1, 2)
+        assert isinstance(one, ValueError)
+        assert other == 4
+        lost = trip.submit(13)
+        await asyncio.sleep(0)
+        found = await asked(trip, 1, 2)  # they wait, and would only meet the same failure
+        assert {type(outcome) for outcome in found} == {OSError}
+        with pytest.raises(OSError, match="no road"):
+            await lost
+        assert await asked(trip, 5) == [10]
+
+    asyncio.run(turns())
+
+
+def test_on_a_loop_a_caller_who_left_disturbs_nobody() -> None:
+    async def turns() -> None:
+        trip = LoopTrip(LoopDriver())
+        gone, there = trip.submit(1), trip.submit(2)
+        gone.cancel()
+        assert await there == 4
+        assert await trip.submit(3) == 6
+
+    asyncio.run(turns())

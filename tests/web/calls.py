@@ -8,9 +8,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
-from flask.testing import FlaskClient
 from prometheus_client import REGISTRY
-from werkzeug.test import TestResponse
+from werkzeug.test import Client, TestResponse
 
 from models.kinds import KINDS, Kind
 from tests.factories import Reading, meter_reading, vehicle_reading
@@ -46,7 +45,7 @@ def spelled(text: str, *, field: str = "kwhConsumedAc") -> bytes:
 class Api:
     """The API as one fleet's sender and reader uses it."""
 
-    def __init__(self, client: FlaskClient, headers: dict[str, str]) -> None:
+    def __init__(self, client: Client, headers: dict[str, str]) -> None:
         self.client, self.headers = client, headers
 
     def send(

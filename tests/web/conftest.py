@@ -12,7 +12,8 @@ from flask.testing import FlaskClient
 from models import access
 from models.engine import transaction
 from tests.web.calls import FLEET, Api, bearer
-from web import create_app
+from tests.web.rsgi import FrontClient
+from web import create_app, create_front
 
 MakeKey = Callable[..., str]
 
@@ -37,6 +38,16 @@ def app(servers: dict[str, str], logging_as_before: None) -> Flask:
 def client(app: Flask) -> FlaskClient:
     """A client without a key."""
     return app.test_client()
+
+
+@pytest.fixture
+def front(app: Flask) -> Iterator[FrontClient]:
+    """The same app as the HTTP server serves it."""
+    client = FrontClient(create_front(app))
+    yield client
+    client.loop.run_until_complete(client.front.close())
+    client.loop.run_until_complete(client.loop.shutdown_default_executor())
+    client.loop.close()
 
 
 @pytest.fixture

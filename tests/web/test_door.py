@@ -1,6 +1,6 @@
 """The fast way through the door and the law give the same verdict.
 
-`_accept_all` may only accept what `_judge_each` accepts, with equal readings; and what the law
+`accept_all` may only accept what `_judge_each` accepts, with equal readings; and what the law
 accepts, the flush can read (it would be a dead letter otherwise, after a 202).
 """
 
@@ -30,7 +30,7 @@ LAW = Lawful.at(NOW, age_days=7300, future_seconds=600, readings=20)
 
 
 def fast(kind: Kind, shape: Shape, body: bytes) -> Verdict | None:
-    return door._accept_all(kind, shape, body, LAW)
+    return door.accept_all(kind, shape, body, LAW)
 
 
 def law(kind: Kind, shape: Shape, body: bytes) -> Verdict | None:

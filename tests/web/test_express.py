@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
@@ -25,10 +26,12 @@ from tests.web.calls import (
     waiting,
 )
 from tests.web.conftest import MakeKey
-from web import express, ingestion
+from tests.web.rsgi import FrontClient
+from web import ingestion
+from web.admission import LOOK_SECONDS
 from web.quota import Quota
-from workers import stream
-from workers.stream import StreamUnavailable
+from workers import append, stream
+from workers.stream import Pressure, StreamUnavailable
 
 SUMMARY = "/v1/analytics/performance"
 FUTURE = meter_reading(timestamp="2999-01-01T00:00:00Z")
@@ -91,66 +94,109 @@ def told(response: TestResponse) -> tuple[Any, ...]:
     return response.status, headers, response.get_data()
 
 
+@pytest.fixture
+def quick(front: FrontClient, known: Api) -> Api:
+    """The API by the express way."""
+    api = Api(front, known.headers)
+    accepted(api.send(METER, meter_reading()))
+    return api
+
+
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-def test_both_ways_answer_alike(known: Api, app: Flask, call: Call) -> None:
-    quick = told(call(known))
-    with mock.patch.object(app.wsgi_app, "_expresses", {}):
-        assert told(call(known)) == quick
+def test_both_ways_answer_alike(known: Api, quick: Api, call: Call) -> None:
+    assert told(call(quick)) == told(call(known))
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["one", "lines", "gzip", "rejected in part", "a summary", "a summary that is known"],
-)
-def test_what_is_asked_often_does_without_flask(known: Api, app: Flask, name: str) -> None:
-    with mock.patch.object(app, "full_dispatch_request", side_effect=AssertionError):
-        assert CALLS[name](known).status_code in {200, 202, 304}
+OFTEN = ["one", "the other kind", "a batch", "lines", "a parameter"]
+OFTEN += ["a summary", "a summary that is known", "a summary under another tag"]
 
 
-def test_a_defect_is_told_as_any_other(
-    api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(ingestion, "judge", mock.Mock(side_effect=ZeroDivisionError))
-    refused(api.send(METER, meter_reading()), "INTERNAL_ERROR")
+@pytest.mark.parametrize("name", CALLS)
+def test_what_is_asked_often_does_without_flask(quick: Api, app: Flask, name: str) -> None:
+    with mock.patch.object(
+        app, "full_dispatch_request", side_effect=app.full_dispatch_request
+    ) as by:
+        CALLS[name](quick)
+    assert by.called == (name not in OFTEN)
+
+
+def test_a_defect_is_told_as_any_other(quick: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingestion, "accept_all", mock.Mock(side_effect=ZeroDivisionError))
+    refused(quick.send(METER, meter_reading()), "INTERNAL_ERROR")
 
 
 def test_what_was_not_confirmed_is_not_tried_again(
-    api: Api, monkeypatch: pytest.MonkeyPatch
+    quick: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    append = mock.Mock(side_effect=StreamUnavailable("gone"))
-    monkeypatch.setattr(stream, "append", append)
+    soon, late = mock.Mock(side_effect=StreamUnavailable("gone")), mock.Mock()
+    monkeypatch.setattr(append, "soon", soon)
+    monkeypatch.setattr(stream, "append", late)
     before = counted("energy_requests_refused_total", code="STREAM_UNAVAILABLE")
-    refused(api.send(METER, meter_reading()), "STREAM_UNAVAILABLE")
-    assert append.call_count == 1
+    refused(quick.send(METER, meter_reading()), "STREAM_UNAVAILABLE")
+    assert (soon.call_count, late.call_count) == (1, 0)
     assert counted("energy_requests_refused_total", code="STREAM_UNAVAILABLE") == before + 1
 
 
-@pytest.mark.parametrize("name", ["one", "no JSON", "no type", "a summary", "another window"])
-def test_a_request_counts_once(known: Api, name: str) -> None:
-    with mock.patch.object(Quota, "admit") as admit:
+@pytest.mark.parametrize("name", CALLS)
+def test_a_request_counts_once(
+    quick: Api, known: Api, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("KEY_REQUESTS_PER_SECOND", "1000")
+    settings.load.cache_clear()
+    with mock.patch.object(Quota, "_use", autospec=True) as used:
         CALLS[name](known)
-    assert admit.call_count == 1
+        lawful = used.call_count
+        CALLS[name](quick)
+    assert used.call_count == 2 * lawful
 
 
-def test_a_limit_holds_on_the_express_way(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_limit_holds_on_the_express_way(quick: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEY_REQUESTS_PER_SECOND", "0.2")  # two in a burst
     settings.load.cache_clear()
-    accepted(api.send(METER, meter_reading()))
-    accepted(api.send(METER, meter_reading()))
-    refused(api.send(METER, meter_reading()), "RATE_LIMITED")
-    refused(api.get(f"{SUMMARY}/vehicle-001"), "RATE_LIMITED")
-    assert waiting() == 2
+    before = waiting()
+    accepted(quick.send(METER, meter_reading()))
+    accepted(quick.send(METER, meter_reading()))
+    refused(quick.send(METER, meter_reading()), "RATE_LIMITED")
+    refused(quick.get(f"{SUMMARY}/vehicle-001"), "RATE_LIMITED")
+    assert waiting() == before + 2
 
 
-def test_scopes_hold_on_the_express_way(api: Api, key: MakeKey) -> None:
-    reader, sender = (Api(api.client, bearer(key(scope))) for scope in ("read", "ingest"))
-    refused(reader.send(METER, meter_reading()), "SCOPE_MISSING")
-    refused(sender.get(f"{SUMMARY}/vehicle-001"), "SCOPE_MISSING")
+def test_scopes_hold_on_the_express_way(quick: Api, key: MakeKey) -> None:
+    reader, sender = (Api(quick.client, bearer(key(scope))) for scope in ("read", "ingest"))
+    for _ in range(2):  # a stranger's way, and that of a key that is known
+        refused(reader.send(METER, meter_reading()), "SCOPE_MISSING")
+        refused(sender.get(f"{SUMMARY}/vehicle-001"), "SCOPE_MISSING")
 
 
-def test_what_has_no_express_is_flasks(app: Flask) -> None:
-    def never(_environ: express.Environ, _last: str) -> express.Answer:
-        raise AssertionError
+def test_a_key_that_is_not_right_is_nobodys(quick: Api) -> None:
+    for key in ("", "Bearer", "Bearer x", quick.headers["Authorization"][:-1], "Basic eA=="):
+        forged = Api(quick.client, {"Authorization": key})
+        assert forged.send(METER, meter_reading()).status_code == 401
+        assert forged.get(f"{SUMMARY}/vehicle-001").status_code == 401
 
-    express.install(app, {("GET", "/nowhere"): never})
-    assert app.test_client().get("/healthz").status_code == 200
+
+@pytest.mark.parametrize(
+    "pressure",
+    [
+        Pressure(10**9, 0.0, writable=True),
+        Pressure(0, 99.0, writable=True),
+        Pressure(0, 0.0, False),
+    ],
+    ids=["entries", "memory", "cannot write"],
+)
+def test_a_door_that_is_shut_is_shut_on_the_express_way(
+    quick: Api, monkeypatch: pytest.MonkeyPatch, pressure: Pressure
+) -> None:
+    monkeypatch.setattr(stream, "pressure", lambda _: pressure)
+    time.sleep(LOOK_SECONDS)
+    quick.send(METER, meter_reading())  # what is known is good enough for this one
+    before = waiting()
+    time.sleep(LOOK_SECONDS)
+    assert quick.send(METER, meter_reading()).status_code == 503
+    assert waiting() == before
+
+
+def test_what_has_no_express_is_flasks(front: FrontClient) -> None:
+    assert front.get("/healthz").status_code == 200
+    assert front.get("/nowhere").status_code == 404
+    assert front.get("/docs/assets/swagger-ui.css").get_data().startswith(b".swagger-ui")

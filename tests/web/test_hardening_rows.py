@@ -28,7 +28,7 @@ from tests.factories import at, flush_all, meter_reading, rows
 from tests.web.calls import Api, accepted, bearer, encoded, refused, waiting
 from tests.web.conftest import MakeKey
 from tests.web.test_http_server import answers
-from web import auth, create_app, quota
+from web import auth, bridge, create_app, quota
 from web.quota import Bucket
 
 # --- 16: PostgreSQL is frozen ---------------------------------------------------------------------
@@ -230,7 +230,7 @@ def test_headers_and_idle_connections_have_half_a_minute() -> None:
     assert "--http1-header-read-timeout" not in command
     # A thread for every connection; on each at most one request.
     given = dict(pairwise(command))
-    assert given["--blocking-threads"] == given["--backpressure"]
+    assert str(bridge.THREADS) == given["--backpressure"]
     assert given["--http"] == "1"
 
 

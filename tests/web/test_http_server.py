@@ -25,15 +25,14 @@ from tests.web.calls import FLEET, bearer, encoded, entries, waiting
 from tests.web.conftest import MakeKey
 
 LIMIT = 100_000
-THREADS = 4
+SLOW_SENDERS = 4
 ONE = encoded(meter_reading())
 
 
 def server_command(port: int) -> list[str]:
     """The same server as in stack/programs.py, smaller."""
-    options = ["--interface", "wsgi", "--host", LOOPBACK, "--port", str(port), "--workers", "1"]
-    threads = ["--blocking-threads", str(THREADS), "--no-ws", "--factory", "web:create_app"]
-    return [sys.executable, "-m", "granian", *options, *threads]
+    options = ["--interface", "rsgi", "--host", LOOPBACK, "--port", str(port), "--workers", "1"]
+    return [sys.executable, "-m", "granian", *options, "--no-ws", "--factory", "web:create_front"]
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +211,7 @@ def test_of_lines_in_chunks_nothing_is_kept(port: int, head: bytes) -> None:
 
 def test_senders_that_hang_up_disturb_nobody(port: int, head: bytes) -> None:
     for sent in (b"POST", head, head + sized(len(ONE)), head + sized(500) + ONE, head + CHUNKED):
-        for _ in range(THREADS + 1):
+        for _ in range(SLOW_SENDERS):
             with Line(port) as line:
                 line.send(sent)
     with Line(port) as line:
@@ -221,7 +220,7 @@ def test_senders_that_hang_up_disturb_nobody(port: int, head: bytes) -> None:
 
 
 def test_a_few_slow_senders_hold_up_nobody(port: int, head: bytes) -> None:
-    slow = [Line(port) for _ in range(THREADS - 1)]
+    slow = [Line(port) for _ in range(SLOW_SENDERS)]
     for line in slow:
         line.send(head + sized(len(ONE)), ONE[:5])
     with Line(port) as line:

@@ -71,13 +71,15 @@ class Memory:
         done = np.setdiff1d(rising, appended.fallen)
         others = marks[~np.isin(marks["key"], done)]
         registers.forget(np.unique(others["key"]))
-        hourly.refresh(
+        further = hourly.refresh(
             conn,
             kind,
             [(key, from_us(us)) for key, us in others[["key", "hour_us"]].tolist()],
         )
-        changed = np.stack([appended.keys, appended.hours * HOUR_US])
-        both = np.unique(np.concatenate([changed, np.stack([marks["key"], hours])], axis=1), axis=1)
+        changed = [np.stack([marks["key"], hours])]
+        changed.append(np.stack([appended.keys, appended.hours * HOUR_US]))
+        changed += [np.array([[key], [to_us(hour)]], np.int64) for key, hour in further]
+        both = np.unique(np.concatenate(changed, axis=1), axis=1)
         return both[0], both[1]
 
     def _rising(self, kind: Kind, marks: Array) -> Array:
