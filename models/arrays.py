@@ -132,3 +132,16 @@ def _unpacked(columns: Iterable[bytes | None], types: Mapping[str, Type]) -> Arr
 
 def _element(type_: Type) -> np.dtype[Any]:
     return np.dtype([("length", ">i4"), ("value", type_.code)])
+
+
+def replaced(names: Iterable[str]) -> sql.Composed:
+    """What DO UPDATE sets so that the row says in these columns what came."""
+    return sql.SQL(", ").join(
+        sql.SQL("{0} = excluded.{0}").format(sql.Identifier(name)) for name in names
+    )
+
+
+def known(name: str, type_: Type) -> sql.Composable:
+    """A column of which NaN says that there is no value."""
+    column = sql.Identifier(name)
+    return sql.SQL("nullif({}, 'NaN')").format(column) if type_ in {DOUBLE, REAL} else column

@@ -18,7 +18,6 @@ from models.derived import VehiclePerformance
 from models.engine import driver
 from models.kinds import METER, VEHICLE, Kind
 from models.registry import Vehicle
-from models.steady import known, replaced
 
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 
@@ -246,7 +245,7 @@ def _parameter(type_: str, values: Any) -> Any:
 
 def _read(name: str, type_: str) -> sql.Composable:
     if type_ in _PACKED:
-        return known(name, _PACKED[type_])
+        return arrays.known(name, _PACKED[type_])
     return sql.SQL("{}::{}").format(sql.Identifier(name), sql.SQL(type_))
 
 
@@ -265,5 +264,5 @@ def _upsert(names: Sequence[str], source: sql.Composable) -> sql.Composed:
     ).format(
         names=sql.SQL(", ").join(map(sql.Identifier, names)),
         source=source,
-        changed=replaced(name for name in names if name != "vehicle_key"),
+        changed=arrays.replaced(name for name in names if name != "vehicle_key"),
     )

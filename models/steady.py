@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from functools import cache
 from typing import LiteralString
@@ -240,23 +240,10 @@ def _write_statement(kind: Kind) -> sql.Composed:
         hourly=sql.Identifier(kind.hourly.name),
         columns=sql.SQL(", ").join(map(sql.Identifier, names)),
         given=sql.SQL(", ").join(map(sql.Identifier, [*types, *part])),
-        read=sql.SQL(", ").join(known(name, type_) for name, type_ in types.items()),
+        read=sql.SQL(", ").join(arrays.known(name, type_) for name, type_ in types.items()),
         arrays=sql.SQL(", ").join(
             sql.SQL("{}::{}[]").format(sql.Placeholder(name), sql.SQL(type_.sql))
             for name, type_ in (types | part).items()
         ),
-        changed=replaced(name for name in names if name not in {"device_key", "hour"}),
+        changed=arrays.replaced(name for name in names if name not in {"device_key", "hour"}),
     )
-
-
-def replaced(names: Iterable[str]) -> sql.Composed:
-    """What DO UPDATE sets so that the row says in these columns what came."""
-    return sql.SQL(", ").join(
-        sql.SQL("{0} = excluded.{0}").format(sql.Identifier(name)) for name in names
-    )
-
-
-def known(name: str, type_: Type) -> sql.Composable:
-    """A column of which NaN says that there is no value."""
-    column = sql.Identifier(name)
-    return sql.SQL("nullif({}, 'NaN')").format(column) if type_ in {DOUBLE, REAL} else column

@@ -29,7 +29,7 @@ from web.express import Answer, Express
 from web.openapi import INGEST_DOCS
 from web.quota import Quota
 from web.refusals import READING_REFUSALS, Refused
-from web.rsgi import Asked, RequestHeaders
+from web.rsgi import Asked
 from workers import append, doorbell, stream
 from workers.metrics import READINGS_ACCEPTED, READINGS_REJECTED
 
@@ -66,9 +66,9 @@ def express(keys: KeyRing, admission: Admission) -> Express:
     """Both routes for a body that is small, lawful beyond doubt, and from a sender who is known."""
 
     async def take(asked: Asked, kind_name: str) -> Answer | None:
-        kind, length = KINDS.get(kind_name), _small_length(asked.headers)
-        shape = body.shape_of(asked.headers.get("content-type", ""))
-        caller = at_hand(keys, asked.headers.get("authorization", ""), "ingest")
+        kind, length = KINDS.get(kind_name), _small_length(asked)
+        shape = body.shape_of(asked.only("content-type"))
+        caller = at_hand(keys, asked.only("authorization"), "ingest")
         if kind is None or shape is None or caller is None or not length:
             return None
         sent = await asked.read()
@@ -85,13 +85,13 @@ def express(keys: KeyRing, admission: Admission) -> Express:
     return take
 
 
-def _small_length(sent: RequestHeaders) -> int:
+def _small_length(asked: Asked) -> int:
     """The length that is declared for a body which may be read and judged between two others'.
 
     0: it is too large, or in parts, or has to be inflated first.
     """
-    declared = sent.get("content-length", "")
-    if "transfer-encoding" in sent or "content-encoding" in sent or not _LENGTH.fullmatch(declared):
+    declared, encoded = asked.only("content-length"), {"transfer-encoding", "content-encoding"}
+    if not _LENGTH.fullmatch(declared) or any(name in asked.headers for name in encoded):
         return 0
     length = int(declared)
     return length if length <= min(EXPRESS_BYTES, settings.load().max_body_bytes) else 0

@@ -16,9 +16,6 @@ from web.headers import Headers
 class RequestHeaders(Protocol):
     """Names are lower case; a value that is not visible ASCII is not there."""
 
-    def get(self, name: str, default: str = "") -> str:
-        """The first value."""
-
     def get_all(self, name: str) -> list[str]:
         """All values."""
 
@@ -92,6 +89,11 @@ class Asked:
         self.scope, self.exchange, self.headers = scope, exchange, scope.headers
         #: None until it is read.
         self.body: bytes | None = None
+
+    def only(self, name: str) -> str:
+        """The value of a header; nothing if there are several, of which each could be meant."""
+        values = self.headers.get_all(name)
+        return values[0] if len(values) == 1 else ""
 
     async def read(self) -> bytes:
         """The whole body; nothing if the sender hung up. For a body that is known to be small."""

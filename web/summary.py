@@ -68,14 +68,16 @@ def express(keys: KeyRing) -> Express:
     """GET /v1/analytics/performance/<vehicleId> without Flask; other windows are not for it."""
 
     async def take(asked: Asked, vehicle_id: str) -> Answer | None:
-        had = asked.headers.get("if-none-match", "")
+        had = asked.only("if-none-match")
         if asked.scope.query_string or any(name in asked.headers for name in _CONDITIONS):
             return None
-        if (had and not _ONE_TAG.fullmatch(had)) or not is_device_id(vehicle_id):
+        if "if-none-match" in asked.headers and not _ONE_TAG.fullmatch(had):
             return None
-        caller = at_hand(keys, asked.headers.get("authorization", ""), "read")
-        row = await _trips.submit((caller.fleet_id, vehicle_id)) if caller else None
-        if caller is None or row is None or not keys.quota.admit_at_once(caller.key_id):
+        caller = at_hand(keys, asked.only("authorization"), "read")
+        if caller is None or not is_device_id(vehicle_id):
+            return None
+        row = await _trips.submit((caller.fleet_id, vehicle_id))
+        if row is None or not keys.quota.admit_at_once(caller.key_id):
             return None
         content, etag = _told(row)
         tag = ("ETag", f'"{etag}"')

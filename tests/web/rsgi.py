@@ -35,11 +35,8 @@ class _Headers:
     def __init__(self, environ: dict[str, Any]) -> None:
         self._found = {name.lower(): value for name, value in EnvironHeaders(environ)}
 
-    def get(self, name: str, default: str = "") -> str:
-        return self._found.get(name, default)
-
     def get_all(self, name: str) -> list[str]:
-        return [self._found[name]]
+        return [self._found[name]] if name in self._found else []
 
     def __contains__(self, name: str) -> bool:
         return name in self._found

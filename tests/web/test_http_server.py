@@ -243,6 +243,16 @@ def test_a_connection_is_good_for_many_requests(port: int, head: bytes) -> None:
             assert line.ask(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")[0] == 200
 
 
+def test_a_header_that_stands_twice_is_not_chosen_from(port: int, head: bytes) -> None:
+    """A proxy may have looked at the other one."""
+    (mine,) = (line for line in head.split(b"\r\n") if line.startswith(b"Authorization"))
+    for twice in (b"Authorization: Bearer x\r\n" + mine, mine + b"\r\nAuthorization: Bearer x"):
+        with Line(port) as line:
+            asked = head.replace(mine, twice) + sized(len(ONE))
+            assert code(line.ask(asked, ONE)) == (401, "KEY_INVALID")
+    assert waiting() == 0
+
+
 def test_a_body_that_was_not_read_is_not_taken_for_a_request(port: int, head: bytes) -> None:
     """Refused by its headers alone; its body is a request of its own, to an open address."""
     trick = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
