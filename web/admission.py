@@ -45,7 +45,8 @@ class Admission:
         """Whether `check` is known to pass. For an event loop: the next look is made beside it."""
         age = time.monotonic() - self._looked_at
         if age >= LOOK_SECONDS and not self._lock.locked():
-            asyncio.get_running_loop().run_in_executor(None, self._look_beside)
+            with suppress(RuntimeError):  # no thread to be had: then `check` looks
+                asyncio.get_running_loop().run_in_executor(None, self._look_beside)
         limits, pressure = settings.load(), self._pressure
         return (
             age < KNOWN_SECONDS

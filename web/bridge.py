@@ -12,8 +12,16 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import msgspec
+import structlog
+
+from web import headers
+from web.errors import PROBLEM_JSON
 from web.headers import Headers, StartResponse
+from web.refusals import REQUEST_REFUSALS
 from web.rsgi import Asked, Exchange
+
+log = structlog.get_logger(__name__)
 
 #: A WSGI request.
 Environ = dict[str, Any]
@@ -47,12 +55,35 @@ _SAME: Environ = {
 }
 
 
+#: What web/errors.py says of a defect.
+_PROBLEM = ("Content-Type", PROBLEM_JSON)
+_DEFECT = msgspec.json.encode(
+    {
+        "type": "about:blank",
+        "title": REQUEST_REFUSALS["INTERNAL_ERROR"][1],
+        "status": 500,
+        "code": "INTERNAL_ERROR",
+    }
+)
+
+
+class Threads(ThreadPoolExecutor):
+    """Where the system starts no further thread, work waits for those there are."""
+
+    def _adjust_thread_count(self) -> None:
+        try:
+            super()._adjust_thread_count()
+        except RuntimeError:  # the work is in the queue already
+            if not self._threads:
+                raise
+
+
 class Bridge:
     """Hands requests to a WSGI application, and its answers back."""
 
     def __init__(self, application: Wsgi) -> None:
         self._application = application
-        self._threads = ThreadPoolExecutor(THREADS, "flask")
+        self._threads = Threads(THREADS, "flask")
 
     async def answer(self, asked: Asked, **more: Any) -> None:
         """Have the application answer; `more` stands in its environ."""
@@ -61,6 +92,13 @@ class Bridge:
         await loop.run_in_executor(self._threads, self._answer, environ, asked.exchange)
 
     def _answer(self, environ: Environ, exchange: Exchange) -> None:
+        try:
+            self._ask(environ, exchange)
+        except Exception:  # from outside of what Flask itself would answer for
+            log.exception("unhandled", path=environ["PATH_INFO"])
+            exchange.response_bytes(500, headers.complete([_PROBLEM]), _DEFECT)
+
+    def _ask(self, environ: Environ, exchange: Exchange) -> None:
         begun: list[tuple[int, Headers]] = []
 
         def start_response(status: str, headers: Headers, _: Any = None) -> Callable[[bytes], None]:
@@ -87,13 +125,13 @@ def _nothing() -> None:
 
 def environ_of(asked: Asked, loop: asyncio.AbstractEventLoop) -> Environ:
     """A request as PEP 3333 has it."""
-    scope, headers = asked.scope, asked.headers
+    scope = asked.scope
     address, _, port = scope.server.rpartition(":")
     environ = {
         **_SAME,
         "REQUEST_METHOD": scope.method,
         "PATH_INFO": scope.path.encode().decode("latin-1"),
-        "QUERY_STRING": scope.query_string,
+        "QUERY_STRING": scope.query_string.encode().decode("latin-1"),
         "SERVER_PROTOCOL": f"HTTP/{scope.http_version}",
         "SERVER_NAME": address,
         "SERVER_PORT": port,
@@ -101,11 +139,11 @@ def environ_of(asked: Asked, loop: asyncio.AbstractEventLoop) -> Environ:
         "wsgi.url_scheme": scope.scheme,
         "wsgi.input": _input(asked, loop),
     }
-    for name in headers:
+    for name in asked.headers:
         if name == "range":  # whoever fetches a part slowly would have all of it kept in memory
             continue
         key = _PLAIN.get(name) or "HTTP_" + name.upper().replace("-", "_")
-        environ[key] = (";" if name == "cookie" else ",").join(headers.get_all(name))
+        environ[key] = (";" if name == "cookie" else ",").join(asked.headers.get_all(name))
     environ.setdefault("HTTP_HOST", scope.authority or "")
     return environ
 

@@ -56,7 +56,10 @@ class Front:
                 if answer is not None:
                     exchange.response_bytes(*answer)
                     return
-        await self._flask.answer(asked, **({_TROUBLE: trouble} if trouble else {}))
+        try:
+            await self._flask.answer(asked, **({_TROUBLE: trouble} if trouble else {}))
+        finally:
+            del trouble  # it knows this frame, and would keep the body until the collector comes
 
 
 def register(app: Flask) -> None:

@@ -51,9 +51,13 @@ def completing(start_response: StartResponse) -> StartResponse:
     """`start_response`, with the headers that the answer does not have itself."""
 
     def start(status: str, headers: Headers, *more: Any) -> Any:
-        own = {name.lower(): value for name, value in headers}
-        policy = _PAGE if own.get("content-type", "").startswith("text/html") else _DATA
-        added = [one for one in (*_ALWAYS, _NOT_KEPT, policy) if one[0].lower() not in own]
-        return start_response(status, [*headers, *added], *more)
+        return start_response(status, complete(headers), *more)
 
     return start
+
+
+def complete(headers: Headers) -> Headers:
+    """An answer's headers, with those that it does not have itself."""
+    own = {name.lower(): value for name, value in headers}
+    policy = _PAGE if own.get("content-type", "").startswith("text/html") else _DATA
+    return [*headers, *(one for one in (*_ALWAYS, _NOT_KEPT, policy) if one[0].lower() not in own)]

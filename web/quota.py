@@ -106,28 +106,26 @@ class Quota:
         """Count a request of this key. Raises Refused RATE_LIMITED when it has nothing left."""
         if rates := _rates():
             self._exchange()
-            self._admit(key_id, rates)
-
-    def admit_at_once(self, key_id: str) -> bool:
-        """The same, if nobody has to be told first and there is something left; else nothing."""
-        rates = _rates()
-        if not rates:
-            return True
-        if self._clock() - self._told_at >= SHARE_SECONDS and not self._telling.locked():
-            return False
-        try:
-            self._admit(key_id, rates)
-        except Refused:
-            return False
-        return True
-
-    def _admit(self, key_id: str, rates: Mapping[str, float]) -> None:
         for name, rate in rates.items():
             wait = self._wait_seconds(f"{key_id}:{name}", rate)
             if wait > 0:
                 detail = f"This key may send {rate:g} {name} a second."
                 raise Refused("RATE_LIMITED", detail, retry_after=min(wait, MAX_WAIT_SECONDS))
-        self._use(key_id, REQUESTS, rates.get(REQUESTS, 0), 1)
+        self.count_request(key_id)
+
+    def has_left(self, key_id: str) -> bool:
+        """Whether `admit` is sure to admit, and need tell nobody first. Counts nothing."""
+        rates = _rates()
+        if not rates:
+            return True
+        is_told = self._clock() - self._told_at < SHARE_SECONDS or self._telling.locked()
+        return is_told and not any(
+            self._wait_seconds(f"{key_id}:{name}", rate) for name, rate in rates.items()
+        )
+
+    def count_request(self, key_id: str) -> None:
+        """Count a request that was found to have something left."""
+        self._use(key_id, REQUESTS, settings.load().key_requests_per_second, 1)
 
     def count_readings(self, key_id: str, count: int) -> None:
         """Count accepted readings of this key."""

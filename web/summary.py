@@ -68,24 +68,31 @@ def express(keys: KeyRing) -> Express:
     """GET /v1/analytics/performance/<vehicleId> without Flask; other windows are not for it."""
 
     async def take(asked: Asked, vehicle_id: str) -> Answer | None:
-        had = asked.only("if-none-match")
-        if asked.scope.query_string or any(name in asked.headers for name in _CONDITIONS):
-            return None
-        if "if-none-match" in asked.headers and not _ONE_TAG.fullmatch(had):
-            return None
         caller = at_hand(keys, asked.only("authorization"), "read")
-        if caller is None or not is_device_id(vehicle_id):
+        if caller is None or not keys.quota.has_left(caller.key_id):
+            return None
+        if not is_device_id(vehicle_id) or not _is_plain(asked):
             return None
         row = await _trips.submit((caller.fleet_id, vehicle_id))
-        if row is None or not keys.quota.admit_at_once(caller.key_id):
+        if row is None:
             return None
+        keys.quota.count_request(caller.key_id)
         content, etag = _told(row)
         tag = ("ETag", f'"{etag}"')
-        if had == tag[1]:
+        if asked.only("if-none-match") == tag[1]:
             return Answer(304, [*_HEADERS_UNCHANGED, tag], b"")
         return Answer(200, [*_HEADERS, ("Content-Length", str(len(content))), tag], content)
 
     return take
+
+
+def _is_plain(asked: Asked) -> bool:
+    """Whether it asks for the last 24 hours, as they are or if they are others than before."""
+    if asked.scope.query_string or any(name in asked.headers for name in _CONDITIONS):
+        return False
+    return "if-none-match" not in asked.headers or bool(
+        _ONE_TAG.fullmatch(asked.only("if-none-match"))
+    )
 
 
 async def hang_up() -> None:

@@ -22,6 +22,8 @@ from workers import stream
 from workers.shared_trip import LoopTrip
 from workers.stream import TIMEOUT_SECONDS, Command, StreamUnavailable
 
+#: Turns of the event loop after which replies that have come are read.
+_TURNS = 5
 #: Requests that share an entry are so large together at the most; who is larger has one alone.
 JOINED_BYTES = 65_536
 
@@ -65,17 +67,16 @@ class _Line:
 
         Raises RedisError or OSError (TimeoutError among them): what was sent may have been done.
         """
-        connection = self._connected()
+        asking = asyncio.create_task(_ask(self._connected(), commands))
         try:
-            async with asyncio.timeout(TIMEOUT_SECONDS):
-                if connection.is_connected and await connection.can_read():
-                    await connection.disconnect(nowait=True)  # the server has hung up
-                await connection.send_packed_command(connection.pack_commands(commands))
-                return [await _reply(connection) for _ in commands]
-        except BaseException:
-            # The answers to this must never be read as another's.
-            await connection.disconnect(nowait=True)
-            raise
+            await asyncio.wait({asking}, timeout=TIMEOUT_SECONDS)
+            for _ in range(_TURNS):
+                await asyncio.sleep(0)  # it may be this loop that is late, and the replies are here
+            if not asking.done():
+                raise TimeoutError(f"the stream has not answered for {TIMEOUT_SECONDS:g} s")
+            return asking.result()
+        finally:
+            asking.cancel()
 
     async def hang_up(self) -> None:
         """Close the connection."""
@@ -87,11 +88,23 @@ class _Line:
         """The connection, which opens itself."""
         leads_to = settings.load().stream_url, asyncio.get_running_loop()
         if self._leads_to != leads_to:
-            # No second try: it could store an entry twice. The timeout is the exchange's.
-            pool = redis.asyncio.ConnectionPool.from_url(leads_to[0], retry=Retry(NoBackoff(), 0))
+            # No second try: it could store an entry twice. The time limit is the exchange's.
+            once, unlimited = Retry(NoBackoff(), 0), {"socket_timeout": None}
+            pool = redis.asyncio.ConnectionPool.from_url(leads_to[0], retry=once, **unlimited)
             self._connection = pool.make_connection()  # type: ignore[no-untyped-call]
             self._leads_to = leads_to
         return self._connection
+
+
+async def _ask(connection: Any, commands: Sequence[Command]) -> list[Any]:
+    try:
+        if connection.is_connected and await connection.can_read():
+            await connection.disconnect(nowait=True)  # the server has hung up
+        await connection.send_packed_command(connection.pack_commands(commands))
+        return [await _reply(connection) for _ in commands]
+    except BaseException:  # the answers to this must never be read as another's
+        await connection.disconnect(nowait=True)
+        raise
 
 
 async def _reply(connection: Any) -> Any:
@@ -109,7 +122,7 @@ async def _travel(parcels: Sequence[_Parcel]) -> list[bool | StreamUnavailable]:
     commands += map(stream.bell_command, kinds)
     try:
         replies = await _line.exchange(commands)
-    except (redis.RedisError, OSError) as error:
+    except (redis.RedisError, OSError, RuntimeError) as error:  # the last: a transport that closed
         raise StreamUnavailable(str(error) or type(error).__name__) from error
     rung = zip(kinds, replies[len(entries) :], strict=True)
     to_ring = {kind for kind, reply in rung if stream.is_rung(reply)}

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -34,6 +34,7 @@ from workers.celery import app
 from workers.metrics import ROLLUP_SECONDS
 from workers.performance import summarise
 from workers.steady.memory import Memory
+from workers.stream import StreamUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -53,8 +54,10 @@ TICK_SECONDS = 60.0
 
 #: While a reading has waited for longer than this to be stored, ingestion goes first: hours that
 #: readings keep coming into would only be computed again.
-BEHIND_SECONDS = 1.0
-#: But not for longer than this.
+BEHIND_SECONDS = 0.5
+#: So few that wait are no crowd: one of them may be stuck (docs/adr/0012).
+FEW_ENTRIES = 5
+#: But the last whole tick must not lie further back than this.
 MOST_WAIT_SECONDS = 30.0
 
 memory = Memory()
@@ -65,21 +68,40 @@ _ticked_at = -math.inf  # monotonic seconds
 def roll_up() -> dict[str, int | str]:
     """One tick; the result tells Flower how much there was to do."""
     global _ticked_at  # noqa: PLW0603  (the process's own)
-    if time.monotonic() - _ticked_at < MOST_WAIT_SECONDS and _is_behind():
+    waits = time.monotonic() - _ticked_at < MOST_WAIT_SECONDS
+    try:
+        with ROLLUP_SECONDS.time():
+            told = tick(datetime.now(UTC), _give_way if waits else _go_on)
+    except GaveWay:
         return {"waits": "for readings to be stored"}
-    with ROLLUP_SECONDS.time():
-        told = tick(datetime.now(UTC))
     _ticked_at = time.monotonic()
     return told
 
 
-def _is_behind() -> bool:
-    """Whether readings come faster than they are stored."""
-    return any(stream.backlog(kind).oldest_seconds > BEHIND_SECONDS for kind in KINDS.values())
+class GaveWay(Exception):
+    """Readings wait. What was done stands; the next tick goes on."""
 
 
-def tick(now: datetime) -> dict[str, int | str]:
-    """Bring the hourly rows up to date, and the 24 h up to `now` of the vehicles this touched."""
+def _go_on() -> None:
+    """Give way to nobody."""
+
+
+def _give_way() -> None:
+    """Raises GaveWay while readings come faster than they are stored."""
+    try:
+        backlogs = [stream.backlog(kind) for kind in KINDS.values()]
+    except StreamUnavailable:  # then none come either
+        return
+    if any(b.entries > FEW_ENTRIES and b.oldest_seconds > BEHIND_SECONDS for b in backlogs):
+        raise GaveWay
+
+
+def tick(now: datetime, between: Callable[[], None] = _go_on) -> dict[str, int | str]:
+    """Bring the hourly rows up to date, and the 24 h up to `now` of the vehicles this touched.
+
+    `between` is called before each transaction, and ends the tick by raising GaveWay.
+    """
+    between()
     deadline = time.monotonic() + TICK_SECONDS
     complete_through: datetime | None = _complete_through()
     vehicles, hours = 0, {kind.name: 0 for kind in KINDS.values()}
@@ -87,12 +109,15 @@ def tick(now: datetime) -> dict[str, int | str]:
         for kind, newest in _newest_marks().items():
             while bite := _refresh_some(kind, newest, now - WINDOW):
                 hours[kind.name] += bite
+                between()
                 if time.monotonic() > deadline:
                     complete_through = None  # unless there happens to be nothing left
                     break
-        vehicles = _summarise_due(now, complete_through)
+        vehicles = _summarise_due(now, complete_through, between)
     except Overlap:
         log.info("another tick is at work")
+    except GaveWay:  # between transactions: what is remembered stays true
+        raise
     except BaseException:
         memory.clear()  # what was changed in it may have been rolled back
         raise
@@ -131,7 +156,9 @@ def _refresh_some(kind: Kind, newest: int, window_from: datetime) -> int:
     return int(marks["marks"].sum())
 
 
-def _summarise_due(now: datetime, complete_through: datetime | None) -> int:
+def _summarise_due(
+    now: datetime, complete_through: datetime | None, between: Callable[[], None]
+) -> int:
     """Write the summaries that are due, the oldest first, page by page; how many vehicles."""
     told = {"data_complete_through": complete_through, "computed_at": now}
     vehicles, page, deadline = 0, VEHICLE_PAGE, time.monotonic() + SUMMARY_SECONDS
@@ -145,6 +172,7 @@ def _summarise_due(now: datetime, complete_through: datetime | None) -> int:
         if time.monotonic() > deadline:
             log.info("the rest of the summaries is the next tick's", written=vehicles)
             return vehicles
+        between()
         page = STEADY_PAGE if steady > len(due) - VEHICLE_PAGE // 10 else VEHICLE_PAGE
 
 

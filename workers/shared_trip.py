@@ -127,3 +127,5 @@ class LoopTrip(Generic[Item, Result]):
                     future.set_exception(outcome)
                 else:
                     future.set_result(outcome)
+            # A failure knows this frame: what travelled would stay until the collector comes.
+            del group, outcomes, future, outcome

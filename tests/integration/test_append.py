@@ -148,3 +148,45 @@ def test_a_connection_that_the_server_closed_is_replaced(loop: asyncio.AbstractE
     loop.run_until_complete(asyncio.sleep(0.2))  # it has heard of it
     assert loop.run_until_complete(one()) is False
     assert stream.waiting(METER) == 2
+
+
+def test_replies_that_came_while_the_loop_was_busy_count(
+    loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was this process that was late, not the server."""
+
+    async def connected() -> bool:
+        return await append.soon(METER, 7, 1, b"[0]")
+
+    async def one() -> bool:
+        promise = append.soon(METER, 7, 1, b"[1]")
+        await asyncio.sleep(0)
+        asyncio.get_running_loop().call_soon(time.sleep, 0.5)
+        return await promise
+
+    loop.run_until_complete(connected())
+    monkeypatch.setattr(append, "TIMEOUT_SECONDS", 0.2)
+    for _ in range(5):
+        loop.run_until_complete(one())
+    assert stream.waiting(METER) == 6
+
+
+def test_a_transport_that_closed_unnoticed_is_the_servers_trouble(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    """uvloop says RuntimeError where asyncio has a ConnectionResetError."""
+
+    async def one() -> bool:
+        return await append.soon(METER, 7, 1, b"[1]")
+
+    async def cut() -> None:
+        append._line._connection._writer.transport.write = failing
+        with pytest.raises(StreamUnavailable, match="closed"):
+            await one()
+
+    def failing(_: bytes) -> None:
+        raise RuntimeError("unable to perform operation; the handler is closed")
+
+    loop.run_until_complete(one())
+    loop.run_until_complete(cut())
+    assert loop.run_until_complete(one()) is False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -320,3 +321,26 @@ def test_a_tick_that_failed_leaves_nothing_in_memory(
             rollup.tick(now)
     check(now)
     assert set(told) == {1}
+
+
+@pytest.mark.usefixtures("servers")
+def test_a_tick_that_gives_way_is_gone_on_with(told: list[int]) -> None:
+    """Wherever it stops between two transactions; and what is remembered stays true."""
+    make_fleet("alpha")
+    ac, dc = pair(random.Random(5))
+    send((METER, ac.until(END)), (VEHICLE, dc.until(END)))
+    check(END)
+    for calls in range(5):
+        now = END + timedelta(minutes=3 * calls + 3)
+        send((METER, ac.until(now)), (VEHICLE, dc.until(now)))
+        left = iter(range(calls))
+
+        def between(left: Iterator[int] = left) -> None:
+            if next(left, None) is None:
+                raise rollup.GaveWay
+
+        with suppress(rollup.GaveWay):  # the last one gets through
+            rollup.tick(now, between)
+        check(now)
+    assert set(told) == {1}
+    assert len(rollup.memory._registers[METER]) == 1

@@ -29,6 +29,7 @@ from granian.cli import cli as granian
 
 import celeryconfig
 from stack import env
+from web import bridge
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docker-compose.yml").read_text()
@@ -169,6 +170,8 @@ def test_web_starts_what_exists() -> None:
     assert (given["app"], given["factory"]) == ("web:create_front", True)
     assert (given["host"], given["port"]) == ("0.0.0.0", 3000)  # noqa: S104 (in its container)
     assert given["respawn_failed_workers"]
+    assert SERVICES["web"]["pids_limit"] >= given["workers"] * (bridge.THREADS + 64)
+    assert given["backpressure"] == bridge.THREADS
     module, _, factory = given["app"].partition(":")
     assert callable(getattr(importlib.import_module(module), factory))
     assert importlib.import_module("workers").app.main == "workers"  # celery -A workers

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 
@@ -167,3 +170,29 @@ def test_on_a_loop_a_caller_who_left_disturbs_nobody() -> None:
         assert await trip.submit(3) == 6
 
     asyncio.run(turns())
+
+
+def test_on_a_loop_what_failed_to_travel_is_not_kept() -> None:
+    class Body:
+        pass
+
+    async def failing(_: list[Body]) -> list[Exception]:
+        raise OSError("no road")
+
+    async def turns() -> list[weakref.ref[Body]]:
+        trip: LoopTrip[Body, None] = LoopTrip(failing)
+        gone = []
+        for _ in range(10):
+            body = Body()
+            gone.append(weakref.ref(body))
+            with suppress(OSError):
+                await trip.submit(body)
+            del body
+        return gone
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert [ref() for ref in asyncio.run(turns())] == [None] * 10
+    finally:
+        gc.enable()

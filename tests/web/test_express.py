@@ -27,9 +27,11 @@ from tests.web.calls import (
 )
 from tests.web.conftest import MakeKey
 from tests.web.rsgi import FrontClient
-from web import ingestion
+from web import ingestion, summary
 from web.admission import LOOK_SECONDS
+from web.errors import PROBLEM_JSON
 from web.quota import Quota
+from web.rsgi import Asked
 from workers import append, stream
 from workers.stream import Pressure, StreamUnavailable
 
@@ -159,6 +161,41 @@ def test_a_limit_holds_on_the_express_way(quick: Api, monkeypatch: pytest.Monkey
     refused(quick.send(METER, meter_reading()), "RATE_LIMITED")
     refused(quick.get(f"{SUMMARY}/vehicle-001"), "RATE_LIMITED")
     assert waiting() == before + 2
+
+
+def test_who_is_over_the_limit_is_refused_before_anything_is_read_or_asked(
+    quick: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEY_REQUESTS_PER_SECOND", "0.1")  # one in a burst
+    settings.load.cache_clear()
+    accepted(quick.send(METER, meter_reading()))
+    monkeypatch.setattr(Asked, "read", mock.Mock(side_effect=AssertionError))
+    monkeypatch.setattr(summary._trips, "submit", mock.Mock(side_effect=AssertionError))
+    refused(quick.send(METER, meter_reading()), "RATE_LIMITED")
+    refused(quick.get(f"{SUMMARY}/vehicle-001"), "RATE_LIMITED")
+
+
+def test_a_ring_that_cannot_be_made_is_no_error(
+    quick: Api, front: FrontClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reading is stored; the sweep covers a lost ring."""
+    stream.silence_bell(METER)
+
+    def no_thread(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(front.loop, "run_in_executor", no_thread)
+    accepted(quick.send(METER, meter_reading()))
+
+
+def test_what_fails_outside_of_flask_is_told_as_a_defect(
+    quick: Api, front: FrontClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(front.front._flask, "_application", mock.Mock(side_effect=LookupError))
+    response = quick.get("/healthz")
+    assert (response.status_code, response.json["code"]) == (500, "INTERNAL_ERROR")
+    assert response.content_type == PROBLEM_JSON
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
 
 
 def test_scopes_hold_on_the_express_way(quick: Api, key: MakeKey) -> None:

@@ -313,6 +313,17 @@ def test_a_nul_in_an_address_is_no_defect(port: int, head: bytes) -> None:
         assert code(line.ask(asked + b"\r\n")) == (404, "UNKNOWN_DEVICE")
 
 
+@pytest.mark.parametrize(
+    "address", ["/healthz?a=\u20ac", "/healthz?\u00e9", "/v1/meters?limit=\u20ac"]
+)
+def test_an_address_that_is_not_ascii_is_no_defect(port: int, head: bytes, address: str) -> None:
+    asked = head.replace(b"POST /ingestion/meter", b"GET " + address.encode())
+    with Line(port) as line:
+        status, told = line.ask(asked + b"\r\n")
+    assert status == (422 if "limit" in address else 200)
+    assert told
+
+
 def test_files_are_served_whole(port: int) -> None:
     with Line(port) as line:
         status, body = line.ask(
