@@ -70,13 +70,18 @@ class _Line:
         asking = asyncio.create_task(_ask(self._connected(), commands))
         try:
             await asyncio.wait({asking}, timeout=TIMEOUT_SECONDS)
-            for _ in range(_TURNS):
-                await asyncio.sleep(0)  # it may be this loop that is late, and the replies are here
-            if not asking.done():
-                raise TimeoutError(f"the stream has not answered for {TIMEOUT_SECONDS:g} s")
+            turns = iter(range(_TURNS))
+            while not asking.done():
+                if next(turns, None) is None:
+                    raise TimeoutError(f"the stream has not answered for {TIMEOUT_SECONDS:g} s")
+                await asyncio.sleep(
+                    0
+                )  # it may be this loop that was late, and the replies are here
             return asking.result()
         finally:
-            asking.cancel()
+            if not asking.done():
+                asking.cancel()
+                await asyncio.wait({asking})  # until it has hung up
 
     async def hang_up(self) -> None:
         """Close the connection."""
