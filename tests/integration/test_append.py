@@ -128,11 +128,11 @@ def test_a_server_that_hangs_is_given_up_and_found_again(
         return await append.soon(METER, 7, 1, body)
 
     assert loop.run_until_complete(one(b"[1]")) is True
-    stream.client().execute_command("CLIENT", "PAUSE", 800, "WRITE")
+    stream.client().execute_command("CLIENT", "PAUSE", 60_000, "WRITE")
     began = time.monotonic()
     with pytest.raises(StreamUnavailable):
         loop.run_until_complete(one(b"[2]"))
-    assert time.monotonic() - began < 0.7
+    assert time.monotonic() - began < 10
     stream.client().execute_command("CLIENT", "UNPAUSE")
     assert loop.run_until_complete(one(b"[3]")) is False
     found = [readings for _, _, readings in claimed(METER)]

@@ -222,13 +222,16 @@ def test_a_key_that_is_not_right_is_nobodys(quick: Api) -> None:
     ids=["entries", "memory", "cannot write"],
 )
 def test_a_door_that_is_shut_is_shut_on_the_express_way(
-    quick: Api, monkeypatch: pytest.MonkeyPatch, pressure: Pressure
+    app: Flask, quick: Api, monkeypatch: pytest.MonkeyPatch, pressure: Pressure
 ) -> None:
     monkeypatch.setattr(stream, "pressure", lambda _: pressure)
     time.sleep(LOOK_SECONDS)
     quick.send(METER, meter_reading())  # what is known is good enough for this one
+    deadline = time.monotonic() + 10
+    while app.extensions["energy_admission"]._pressure != pressure:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     before = waiting()
-    time.sleep(LOOK_SECONDS)
     assert quick.send(METER, meter_reading()).status_code == 503
     assert waiting() == before
 
