@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from flask import Flask, request
@@ -14,9 +13,6 @@ from web.rsgi import Asked, Exchange, Scope
 
 #: Where in a WSGI request Flask finds what went wrong in an express.
 _TROUBLE = "energy.trouble"
-#: How long a thread may compute before the event loop gets its turn; Python's own 5 ms are several
-#: answers' worth.
-_SWITCH_SECONDS = 0.001
 
 
 class Front:
@@ -31,9 +27,6 @@ class Front:
         """`expresses` by method and path without its last part; `closing` is what close() does."""
         self._expresses, self._closing = expresses, closing
         self._flask = Bridge(app.wsgi_app)
-
-    def __rsgi_init__(self, _loop: asyncio.AbstractEventLoop) -> None:
-        sys.setswitchinterval(_SWITCH_SECONDS)
 
     def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:
         loop.run_until_complete(self.close())
