@@ -57,30 +57,36 @@ class _Bounded(psycopg.Connection[tuple[Any, ...]]):
     """A connection that gives up on a server which does not answer: OperationalError."""
 
     def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
-        limit = timeout if timeout is not None else _patience.get() or ANSWER_SECONDS
+        limit = _limit_seconds(timeout)
         try:
             return super().wait(gen, interval=interval, timeout=limit)
         except psycopg.errors._WaitTimeout:
             if timeout is not None:  # who asks for a limit knows what to do about it
                 raise
             self.close()  # the answer to a question that nobody waits for would come to the next
-            message = f"PostgreSQL has not answered for {limit:g} s"
-            raise psycopg.OperationalError(message) from None
+            raise _unanswered(limit) from None
 
 
 class _BoundedAsync(psycopg.AsyncConnection[tuple[Any, ...]]):
     """The same on an event loop."""
 
     async def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
-        limit = timeout if timeout is not None else _patience.get() or ANSWER_SECONDS
+        limit = _limit_seconds(timeout)
         try:
             return await super().wait(gen, interval=interval, timeout=limit)
         except psycopg.errors._WaitTimeout:
             if timeout is not None:
                 raise
             await self.close()
-            message = f"PostgreSQL has not answered for {limit:g} s"
-            raise psycopg.OperationalError(message) from None
+            raise _unanswered(limit) from None
+
+
+def _limit_seconds(asked_for: float | None) -> float:
+    return asked_for if asked_for is not None else _patience.get() or ANSWER_SECONDS
+
+
+def _unanswered(seconds: float) -> psycopg.OperationalError:
+    return psycopg.OperationalError(f"PostgreSQL has not answered for {seconds:g} s")
 
 
 def normalise_url(url: str) -> str:

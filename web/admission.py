@@ -32,14 +32,8 @@ class Admission:
 
     def check(self) -> None:
         """Raises Refused BACKLOG_FULL, or StreamUnavailable when the server does not answer."""
-        pressure, limits = self._look(), settings.load()
-        if not pressure.writable:
-            raise Refused("STREAM_UNAVAILABLE", "The stream server cannot write at present.")
-        if pressure.entries >= limits.backlog_max_entries:
-            raise Refused("BACKLOG_FULL", f"{pressure.entries} requests wait to be stored.")
-        if pressure.memory_percent >= limits.stream_memory_max_percent:
-            detail = f"The stream's memory is {pressure.memory_percent:.0f} % full."
-            raise Refused("BACKLOG_FULL", detail)
+        if refused := _refused(self._look()):
+            raise refused
 
     def is_open(self) -> bool:
         """Whether `check` is known to pass. For an event loop: the next look is made beside it."""
@@ -47,13 +41,7 @@ class Admission:
         if age >= LOOK_SECONDS and not self._lock.locked():
             with suppress(RuntimeError):  # no thread to be had: then `check` looks
                 asyncio.get_running_loop().run_in_executor(None, self._look_beside)
-        limits, pressure = settings.load(), self._pressure
-        return (
-            age < KNOWN_SECONDS
-            and pressure.writable
-            and pressure.entries < limits.backlog_max_entries
-            and pressure.memory_percent < limits.stream_memory_max_percent
-        )
+        return age < KNOWN_SECONDS and _refused(self._pressure) is None
 
     def _look_beside(self) -> None:
         with suppress(StreamUnavailable):  # nothing new is known, and `check` is asked soon
@@ -73,3 +61,16 @@ class Admission:
             finally:
                 self._lock.release()
         return self._pressure
+
+
+def _refused(pressure: Pressure) -> Refused | None:
+    """Why nothing may come in under this pressure; None when it may."""
+    limits = settings.load()
+    if not pressure.writable:
+        return Refused("STREAM_UNAVAILABLE", "The stream server cannot write at present.")
+    if pressure.entries >= limits.backlog_max_entries:
+        return Refused("BACKLOG_FULL", f"{pressure.entries} requests wait to be stored.")
+    if pressure.memory_percent >= limits.stream_memory_max_percent:
+        detail = f"The stream's memory is {pressure.memory_percent:.0f} % full."
+        return Refused("BACKLOG_FULL", detail)
+    return None

@@ -66,6 +66,11 @@ class Known:
     key: KeyRecord
     caller: Caller
 
+    @property
+    def is_fresh(self) -> bool:
+        """Whether it need not be asked for again."""
+        return time.monotonic() - self.at < REMEMBER_SECONDS
+
 
 class KeyRing:
     """A process's memory of keys, of key ids that do not exist, and of what each key has left."""
@@ -80,13 +85,13 @@ class KeyRing:
 
     def find(self, key_id: str) -> Known | None:
         """What is known of a key, at most REMEMBER_SECONDS old unless PostgreSQL is away."""
-        now, record = time.monotonic(), self._known.get(key_id)
+        record = self._known.get(key_id)
         if record is None:
             at = self._unknown.get(key_id)
-            if at is not None and now - at < REMEMBER_SECONDS:
+            if at is not None and time.monotonic() - at < REMEMBER_SECONDS:
                 return None
             return self._introductions.submit(key_id)
-        if now - record.at < REMEMBER_SECONDS:
+        if record.is_fresh:
             return record
         # One thread asks again, the others go on with what is known: a PostgreSQL that hangs
         # holds up one thread of the process and not its ingestion.
@@ -104,8 +109,7 @@ class KeyRing:
         record = self._known.get(key_id)
         if record is None:
             return None
-        fresh = time.monotonic() - record.at < REMEMBER_SECONDS
-        return record if fresh or self._asking.locked() else None
+        return record if record.is_fresh or self._asking.locked() else None
 
     def _introduce(self, key_ids: Sequence[str]) -> list[Known | Exception | None]:
         """For each key id never seen before: who it is. Asked once, however many ask at a time.
@@ -189,29 +193,39 @@ def admit(keys: KeyRing, authorization: str, scope: str) -> Caller:
 
 def at_hand(keys: KeyRing, authorization: str, scope: str) -> Caller | None:
     """The same caller, if that can be said without asking anybody. None: `admit` has to decide."""
-    scheme, _, key = authorization.partition(" ")
-    parts = access.split(key.strip()) if scheme.lower() == "bearer" else None
+    parts = access.split(_sent_key(authorization).strip())
     known = keys.at_hand(parts[0]) if parts else None
     if parts is None or known is None or scope not in known.caller.scopes:
         return None
-    same = hmac.compare_digest(access.digest(parts[1]), known.key.secret_sha256)
-    return known.caller if same and _valid_now(known.key) else None
+    return known.caller if _proves(parts[1], known) else None
 
 
 def identify(keys: KeyRing, authorization: str) -> Caller:
     """The caller behind an Authorization header. Raises Refused."""
-    scheme, _, key = authorization.partition(" ")
-    if scheme.lower() != "bearer" or not key:
+    key = _sent_key(authorization)
+    if not key:
         raise Refused("KEY_MISSING")
     parts = access.split(key.strip())
     known = keys.find(parts[0]) if parts and parts[0].isalnum() else None
-    record = known.key if known else None
-    secret = access.digest(parts[1] if parts else key)
-    # The comparison is made in any case: an unknown key id takes as long as a known one.
-    same = hmac.compare_digest(secret, record.secret_sha256 if record else bytes(32))
-    if known is None or record is None or not same or not _valid_now(record):
+    if not _proves(parts[1] if parts else key, known) or known is None:
         raise Refused("KEY_INVALID")
     return known.caller
+
+
+def _sent_key(authorization: str) -> str:
+    """The key in an Authorization header; nothing if there is none."""
+    scheme, _, key = authorization.partition(" ")
+    return key if scheme.lower() == "bearer" else ""
+
+
+def _proves(secret: str, known: Known | None) -> bool:
+    """Whether this is the secret of a key that is good now.
+
+    The comparison is made in any case: an unknown key id takes as long as a known one.
+    """
+    expected = known.key.secret_sha256 if known else bytes(32)
+    same = hmac.compare_digest(access.digest(secret), expected)
+    return same and known is not None and _valid_now(known.key)
 
 
 def _valid_now(record: KeyRecord) -> bool:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import structlog
 
@@ -106,11 +106,9 @@ class Quota:
         """Count a request of this key. Raises Refused RATE_LIMITED when it has nothing left."""
         if rates := _rates():
             self._exchange()
-        for name, rate in rates.items():
-            wait = self._wait_seconds(f"{key_id}:{name}", rate)
-            if wait > 0:
-                detail = f"This key may send {rate:g} {name} a second."
-                raise Refused("RATE_LIMITED", detail, retry_after=min(wait, MAX_WAIT_SECONDS))
+        for name, wait in self._waits(key_id, rates):
+            detail = f"This key may send {rates[name]:g} {name} a second."
+            raise Refused("RATE_LIMITED", detail, retry_after=min(wait, MAX_WAIT_SECONDS))
         self.count_request(key_id)
 
     def has_left(self, key_id: str) -> bool:
@@ -119,9 +117,7 @@ class Quota:
         if not rates:
             return True
         is_told = self._clock() - self._told_at < SHARE_SECONDS or self._telling.locked()
-        return is_told and not any(
-            self._wait_seconds(f"{key_id}:{name}", rate) for name, rate in rates.items()
-        )
+        return is_told and not any(self._waits(key_id, rates))
 
     def count_request(self, key_id: str) -> None:
         """Count a request that was found to have something left."""
@@ -130,6 +126,12 @@ class Quota:
     def count_readings(self, key_id: str, count: int) -> None:
         """Count accepted readings of this key."""
         self._use(key_id, READINGS, settings.load().key_readings_per_second, count)
+
+    def _waits(self, key_id: str, rates: Mapping[str, float]) -> Iterator[tuple[str, int]]:
+        """Of what a key has nothing left, and for how many seconds."""
+        for name, rate in rates.items():
+            if wait := self._wait_seconds(f"{key_id}:{name}", rate):
+                yield name, wait
 
     def _wait_seconds(self, name: str, rate: float) -> int:
         with self._lock:

@@ -52,8 +52,8 @@ class Connection(NamedTuple):
 
 
 def is_serving() -> bool:
-    """Whether this process is one of the HTTP server's."""
-    return multiprocessing.parent_process() is not None and "granian" in sys.modules
+    """Whether this process is a child, as the HTTP server's are; no command of ours is."""
+    return multiprocessing.parent_process() is not None
 
 
 def watch() -> None:

@@ -76,9 +76,12 @@ class Memory:
             kind,
             [(key, from_us(us)) for key, us in others[["key", "hour_us"]].tolist()],
         )
-        changed = [np.stack([marks["key"], hours])]
-        changed.append(np.stack([appended.keys, appended.hours * HOUR_US]))
-        changed += [np.array([[key], [to_us(hour)]], np.int64) for key, hour in further]
+        rejudged = np.array([(key, to_us(hour)) for key, hour in further], np.int64)
+        changed = [
+            np.stack([marks["key"], hours]),
+            np.stack([appended.keys, appended.hours * HOUR_US]),
+            rejudged.reshape(-1, 2).T,
+        ]
         both = np.unique(np.concatenate(changed, axis=1), axis=1)
         return both[0], both[1]
 
