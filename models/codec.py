@@ -15,7 +15,6 @@ from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
-from models.clock import to_us
 from models.kinds import DEVICE_ID_PATTERN, Kind
 
 _DeviceId = Annotated[str, msgspec.Meta(pattern=rf"^{DEVICE_ID_PATTERN}\Z")]
@@ -60,26 +59,35 @@ DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 @cache
 def plain_decoder(kind: Kind) -> msgspec.json.Decoder[list[Any]]:
-    """As `decoder`, four times as fast: the device ids and timestamps are left as they are spelled.
+    """As `decoder`, three times as fast: device ids and timestamps are left as they are spelled.
 
-    Most readings share theirs with others, so each spelling is judged once: `is_device_id`,
-    `instants`.
+    Most readings share theirs with others, so each spelling is judged once: `are_device_ids`,
+    `timestamps`. The attributes are `device_id`, `timestamp` and the measures' public names.
     """
-    fields: list[tuple[str, Any]] = [(kind.id_field, str), ("timestamp", str), *_measures(kind)]
-    plain = msgspec.defstruct(f"Plain{kind.name.title()}", fields, forbid_unknown_fields=True)
+    fields: list[tuple[str, Any]] = [("device_id", str), ("timestamp", str), *_measures(kind)]
+    plain = msgspec.defstruct(
+        f"Plain{kind.name.title()}",
+        fields,
+        rename={"device_id": kind.id_field},
+        forbid_unknown_fields=True,
+        gc=False,  # it holds nothing that could hold it
+    )
     return msgspec.json.Decoder(list[plain])  # type: ignore[valid-type]
 
 
-_instants_decoder = msgspec.json.Decoder(list[_Timestamp])
-
-#: Whether a text is a lawful device id.
-is_device_id = re.compile(rf"{DEVICE_ID_PATTERN}", re.ASCII).fullmatch
+_device_ids = re.compile(rf"(?:\n{DEVICE_ID_PATTERN})*", re.ASCII)
+_timestamps_decoder = msgspec.json.Decoder(list[_Timestamp])
 
 
-def instants(spelled: Collection[str]) -> dict[str, int]:
-    """Microseconds since 1970 by the timestamp that says so; raises (see `DECODE_ERRORS`)."""
-    decoded = _instants_decoder.decode(msgspec.json.encode(list(spelled)))
-    return dict(zip(spelled, map(to_us, decoded), strict=True))
+def are_device_ids(spelled: Collection[str]) -> bool:
+    """Whether each of these texts is a lawful device id."""
+    lines = "\n".join(["", *spelled])
+    return _device_ids.fullmatch(lines) is not None and lines.count("\n") == len(spelled)
+
+
+def timestamps(spelled: Collection[str]) -> list[datetime]:
+    """The instants that these texts say, in their order; raises (see `DECODE_ERRORS`)."""
+    return _timestamps_decoder.decode(msgspec.json.encode(list(spelled)))
 
 
 @cache

@@ -7,7 +7,6 @@ COPY (`copy_bytes`) and as binary arrays (`PackedArray`). docs/adr/0014 says wha
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -18,7 +17,7 @@ import numpy.typing as npt
 from sqlalchemy import Table
 
 from models import arrays
-from models.arrays import POSTGRES_EPOCH_US, PackedArray, Type
+from models.arrays import PackedArray, Type
 from models.clock import HOUR_US, from_us
 from models.codec import Row
 from models.kinds import Kind
@@ -26,10 +25,6 @@ from models.kinds import Kind
 Ints = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
-
-_COPY_HEAD = b"PGCOPY\n\xff\r\n\0" + bytes(8)
-_COPY_TAIL = struct.pack(">h", -1)
-
 
 _TYPES = {
     "integer": arrays.INT,
@@ -134,14 +129,9 @@ def sql_types(kind: Kind) -> list[str]:
     return [found.sql for found in _types(kind.history)]
 
 
-def copy_bytes(kind: Kind, batch: Columns) -> bytes:
+def copy_bytes(kind: Kind, batch: Columns) -> memoryview:
     """Every reading as COPY ... (FORMAT BINARY) takes it, header and trailer included."""
-    made = np.empty(len(batch), _copy_record(kind))
-    made["fields"] = len(kind.history.columns)
-    for name, type_, column in _by_table(kind, batch):
-        made[f"{name} bytes"] = np.dtype(type_.code).itemsize
-        made[name] = column - POSTGRES_EPOCH_US if type_ is arrays.INSTANT else column
-    return b"".join((_COPY_HEAD, made.tobytes(), _COPY_TAIL))
+    return arrays.copy_bytes(list(_by_table(kind, batch)))
 
 
 def parameters(kind: Kind, batch: Columns) -> list[PackedArray]:
@@ -164,11 +154,3 @@ def _by_table(kind: Kind, batch: Columns) -> Iterator[tuple[str, Type, npt.NDArr
 @cache
 def _types(table: Table) -> Sequence[Type]:
     return [_TYPES[column.type.__visit_name__] for column in table.columns]
-
-
-@cache
-def _copy_record(kind: Kind) -> np.dtype[Any]:
-    fields = [("fields", ">i2")]
-    for name, type_ in zip(names(kind), _types(kind.history), strict=True):
-        fields += [(f"{name} bytes", ">i4"), (name, type_.code)]
-    return np.dtype(fields)

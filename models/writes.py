@@ -18,7 +18,7 @@ from psycopg import sql
 from sqlalchemy import Connection
 
 from models import arrays, columns
-from models.clock import from_us, to_us
+from models.clock import HOUR_US, from_us, to_us
 from models.codec import Row
 from models.columns import Columns, Ints, Mask
 from models.engine import driver
@@ -177,20 +177,16 @@ def _update_latest(conn: Connection, kind: Kind, newest: Columns) -> None:
 
 def _mark_dirty(conn: Connection, kind: Kind, devices: Ints, hours: Ints, earliest: Ints) -> None:
     """One line per (device, hour) whose history changed, with its earliest new reading."""
-    statement = sql.SQL(
-        "INSERT INTO {} (device_key, hour, from_at)"
-        " SELECT device_key, timestamptz 'epoch' + hours * interval '1 hour', from_at"
-        " FROM unnest(%s::int[], %s::int[], %s::timestamptz[])"
-        "   AS dirty (device_key, hours, from_at)"
-    ).format(sql.Identifier(kind.dirty.name))
-    driver(conn).execute(
-        statement,
-        (
-            arrays.packed(arrays.INT, devices),
-            arrays.packed(arrays.INT, hours),
-            arrays.packed(arrays.INSTANT, earliest),
-        ),
+    statement = sql.SQL("COPY {} (device_key, hour, from_at) FROM STDIN (FORMAT BINARY)").format(
+        sql.Identifier(kind.dirty.name)
     )
+    dirty = [
+        ("device_key", arrays.INT, devices),
+        ("hour", arrays.INSTANT, hours * HOUR_US),
+        ("from_at", arrays.INSTANT, earliest),
+    ]
+    with driver(conn).cursor() as cursor, cursor.copy(statement) as copy:
+        copy.write(arrays.copy_bytes(dirty))
 
 
 def _keep_conflicts(conn: Connection, kind: Kind, rows: list[Row]) -> None:

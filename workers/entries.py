@@ -7,9 +7,10 @@ the place that a dead letter names (`decode`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, repeat
+from itertools import chain
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -60,14 +61,24 @@ def _spelled(micros: int) -> str:
 class Plain:
     """The readings of entries with which nothing is wrong, by columns."""
 
-    devices: list[Device]
+    #: Of each entry its fleet, and the device ids of its readings.
+    senders: list[tuple[int, list[str]]]
     recorded_us: Ints
     received_us: Ints
     values: tuple[Floats, ...]
 
+    def devices(self) -> set[Device]:
+        """Whoever sent one of them."""
+        ids_of = _ids_by_fleet(self.senders)
+        return {(fleet, device_id) for fleet, ids in ids_of.items() for device_id in ids}
+
     def columns(self, keys: Mapping[Device, int]) -> Columns:
         """With the devices' keys; each must have one."""
-        device_key = np.fromiter(map(keys.__getitem__, self.devices), np.int32, len(self.devices))
+        keys_of: defaultdict[int, dict[str, int]] = defaultdict(dict)
+        for (fleet, device_id), key in keys.items():
+            keys_of[fleet][device_id] = key
+        found = (map(keys_of[fleet].__getitem__, ids) for fleet, ids in self.senders)
+        device_key = np.fromiter(chain.from_iterable(found), np.int32, len(self.recorded_us))
         return Columns(device_key, self.recorded_us, self.received_us, self.values)
 
 
@@ -76,19 +87,22 @@ def decode_plain(kind: Kind, entries: Sequence[Entry]) -> Plain | None:
     try:
         bodies = [codec.plain_decoder(kind).decode(entry.body or b"") for entry in entries]
         readings = list(chain.from_iterable(bodies))
-        spelled = list(map(attrgetter("timestamp"), readings))
-        instants = codec.instants(set(spelled))
+        spelled = [reading.timestamp for reading in readings]
+        instants = _instants(set(spelled))
     except codec.DECODE_ERRORS:
         return None
-    ids = list(map(attrgetter(kind.id_field), readings))
-    counts = list(map(len, bodies))
-    fleets = _repeated((entry.fleet_id for entry in entries), counts)
-    if None in fleets or not all(map(codec.is_device_id, set(ids))):
+    senders = [
+        (entry.fleet_id, [reading.device_id for reading in body])
+        for entry, body in zip(entries, bodies, strict=True)
+        if entry.fleet_id is not None
+    ]
+    lawful = all(map(codec.are_device_ids, _ids_by_fleet(senders).values()))
+    if len(senders) < len(entries) or not lawful:
         return None
     return Plain(
-        list(zip(fleets, ids, strict=True)),
+        senders,
         np.fromiter(map(instants.__getitem__, spelled), np.int64, len(spelled)),
-        np.repeat(np.array([entry.received_us for entry in entries], np.int64), counts),
+        np.repeat([entry.received_us for entry in entries], list(map(len, bodies))),
         tuple(
             np.fromiter(map(attrgetter(m.field), readings), np.float64, len(readings))
             for m in kind.measures
@@ -96,9 +110,16 @@ def decode_plain(kind: Kind, entries: Sequence[Entry]) -> Plain | None:
     )
 
 
-def _repeated(items: Iterable[Any], counts: Iterable[int]) -> list[Any]:
-    """Each item as often as its count says."""
-    return list(chain.from_iterable(map(repeat, items, counts)))
+def _instants(spelled: Collection[str]) -> dict[str, int]:
+    """Microseconds since 1970 by the timestamp that says so."""
+    return dict(zip(spelled, map(to_us, codec.timestamps(spelled)), strict=True))
+
+
+def _ids_by_fleet(senders: Iterable[tuple[int, list[str]]]) -> dict[int, set[str]]:
+    ids_of: defaultdict[int, set[str]] = defaultdict(set)
+    for fleet, ids in senders:
+        ids_of[fleet].update(ids)
+    return ids_of
 
 
 def decode(kind: Kind, entries: Sequence[Entry]) -> tuple[list[Reading], list[Dead]]:

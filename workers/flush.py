@@ -286,7 +286,7 @@ def _plain(kind: Kind, entries: Sequence[Entry]) -> Columns | None:
     plain = decode_plain(kind, entries)
     if plain is None:
         return None
-    devices = set(plain.devices)
+    devices = plain.devices()
     keys = _device_keys.resolve(kind, devices)
     return plain.columns(keys) if len(keys) == len(devices) else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from models import codec
 from models.clock import from_us, rfc3339, to_us
-from models.kinds import KINDS, MAX_KWH, METER, VEHICLE, Kind
+from models.kinds import DEVICE_ID_PATTERN, KINDS, MAX_KWH, METER, VEHICLE, Kind
 
 LAWFUL = {
     "meter": {
@@ -117,6 +118,37 @@ def test_one_object_is_decoded_by_the_same_law() -> None:
     assert codec.one_decoder(VEHICLE).decode(body(VEHICLE)[1:-1]).soc == 1
     with pytest.raises(codec.DECODE_ERRORS):
         codec.one_decoder(VEHICLE).decode(body(VEHICLE, soc=101)[1:-1])
+
+
+# --- readings as they are spelled -----------------------------------------------------------------
+
+some_ids = st.lists(
+    st.text("Az09._:-\n \u0661", max_size=3) | st.just("m" * 64) | st.just("m" * 65)
+)
+
+
+@given(some_ids)
+def test_device_ids_are_lawful_together_if_each_of_them_is(ids: list[str]) -> None:
+    each = [re.fullmatch(DEVICE_ID_PATTERN, text, re.ASCII) is not None for text in ids]
+    assert codec.are_device_ids(ids) is all(each)
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=str)
+def test_a_plain_reading_leaves_id_and_timestamp_as_they_are_spelled(kind: Kind) -> None:
+    (reading,) = codec.plain_decoder(kind).decode(body(kind, timestamp="noon"))
+    assert (reading.device_id, reading.timestamp) == (LAWFUL[kind.name][kind.id_field], "noon")
+    for measure in kind.measures:
+        assert getattr(reading, measure.field) == LAWFUL[kind.name][measure.field]
+        with pytest.raises(codec.DECODE_ERRORS):
+            codec.plain_decoder(kind).decode(body(kind, **{measure.field: measure.high * 1.001}))
+
+
+def test_timestamps_come_in_the_order_of_their_spellings() -> None:
+    ten, noon = datetime(2026, 1, 10, 10, tzinfo=UTC), datetime(2026, 1, 10, 12, tzinfo=UTC)
+    spelled = ["2026-01-10T12:00:00Z", "2026-01-10T12:00:00+02:00"]
+    assert codec.timestamps(spelled) == [noon, ten]
+    with pytest.raises(codec.DECODE_ERRORS):
+        codec.timestamps([*spelled, "2026-01-10T12:00:00"])
 
 
 # --- instants -------------------------------------------------------------------------------------

@@ -68,7 +68,7 @@ def test_columns_hold_what_the_readings_are_one_by_one(
     if plain is not None:
         devices = [(r.fleet_id, r.device_id) for r in readings]
         keys = {device: key for key, device in enumerate(sorted(set(devices)))}
-        assert plain.devices == devices
+        assert plain.devices() == set(devices)
         assert list(plain.columns(keys).rows()) == [
             Row(keys[r.fleet_id, r.device_id], r.recorded_us, r.received_us, r.values)
             for r in readings
