@@ -12,10 +12,11 @@ Keys (the braces are a Redis Cluster hash tag: a stream and its bell live on one
 
 An entry (docs/adr/0003): a request's readings, or those of small requests that waited together
 
-    v   format version, "1"
+    v   format version: "1", or "2" for a large one (docs/adr/0020)
     f   fleet id
     n   number of readings
-    b   JSON array of the readings, as they passed the door
+    b   (v 1) JSON array of the readings, as they passed the door
+    z   (v 2) the same, compressed (workers/compression.py)
 
 The entry id's milliseconds are the readings' `received_at`.
 
@@ -50,9 +51,11 @@ from redis.retry import Retry
 
 import settings
 from models.kinds import Kind
+from workers.compression import COMPRESS_BYTES, compress, decompress
 
 GROUP = "flush"
-FORMAT = b"1"
+#: Format versions by the field that holds the body.
+PLAIN, COMPRESSED = (b"1", b"b"), (b"2", b"z")
 #: A bell older than this is forgotten: its message may have been lost.
 BELL_MS = 2_000
 #: A consumer that held an entry for this long without finishing is taken for dead.
@@ -99,6 +102,7 @@ class Entry:
     #: How many readings the door counted.
     count: int
     body: bytes | None
+    #: All of it, when the format is not ours.
     raw: bytes
     #: How often it has been handed out, this time included; `excuse` takes one back.
     deliveries: int = field(default=1, compare=False)
@@ -194,7 +198,10 @@ def append(kind: Kind, fleet_id: int, count: int, body: bytes) -> bool:
 
 def add_command(kind: Kind, fleet_id: int, count: int, body: bytes) -> Command:
     """What adds an entry."""
-    return ("XADD", _key(kind), "*", "v", FORMAT, "f", fleet_id, "n", count, "b", body)
+    (version, name), held = PLAIN, body
+    if len(body) >= COMPRESS_BYTES:
+        (version, name), held = COMPRESSED, compress(body)
+    return ("XADD", _key(kind), "*", "v", version, "f", fleet_id, "n", count, name, held)
 
 
 def bell_command(kind: Kind) -> Command:
@@ -544,13 +551,26 @@ def _present(
 
 
 def _entry(entry_id: str, fields: dict[bytes, bytes], deliveries: int) -> Entry:
-    raw = b" ".join(name + b"=" + value for name, value in fields.items())
-    fleet = fields.get(b"f", b"")
-    if fields.get(b"v") != FORMAT or b"b" not in fields or not _SMALL_NUMBER.fullmatch(fleet):
+    body, fleet = _body(fields), fields.get(b"f", b"")
+    if body is None or not _SMALL_NUMBER.fullmatch(fleet):
+        raw = b" ".join(name + b"=" + value for name, value in fields.items())
         return Entry(entry_id, None, 1, None, raw, deliveries)
     counted = fields.get(b"n", b"")
     count = int(counted) if _SMALL_NUMBER.fullmatch(counted) else 1
-    return Entry(entry_id, int(fleet), count, fields[b"b"], raw, deliveries)
+    return Entry(entry_id, int(fleet), count, body, b"", deliveries)
+
+
+def _body(fields: Mapping[bytes, bytes]) -> bytes | None:
+    """None when the format is not ours."""
+    version = fields.get(b"v")
+    if version == PLAIN[0]:
+        return fields.get(PLAIN[1])
+    if version != COMPRESSED[0] or COMPRESSED[1] not in fields:
+        return None
+    try:
+        return decompress(fields[COMPRESSED[1]])
+    except ValueError:
+        return None
 
 
 def _forget(kind: Kind, ids: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import socket
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import settings
 from models.kinds import METER, VEHICLE
 from stack import valkey
 from workers import stream
+from workers.compression import COMPRESS_BYTES, compress
 from workers.stream import StreamUnavailable
 
 KEY, BELL = "energy:{meter}", "energy:{meter}:bell"
@@ -174,11 +176,47 @@ def test_a_count_that_is_no_number_counts_as_one(counted: str, count: int) -> No
     assert (entry.count, entry.body) == (count, b"[]")
 
 
+def fields_of(entry: stream.Entry) -> dict[bytes, bytes]:
+    ((_, fields),) = stream.client().xrange(KEY, entry.id, entry.id)
+    return dict(fields)
+
+
+def test_a_large_body_waits_compressed_and_comes_out_as_it_was() -> None:
+    small, large = b"[%b]" % (b"1" * (COMPRESS_BYTES - 3)), b"[%b]" % (b"12" * COMPRESS_BYTES)
+    add(small, large)
+    plain, compressed = stream.claim(METER, "a", 10)
+    assert bodies([plain, compressed]) == [small, large]
+    assert fields_of(plain) == {b"v": b"1", b"f": b"7", b"n": b"1", b"b": small}
+    assert set(fields_of(compressed)) == {b"v", b"f", b"n", b"z"}
+    assert fields_of(compressed)[b"v"] == b"2"
+    assert len(fields_of(compressed)[b"z"]) < len(large) / 10
+
+
+def test_a_large_body_of_the_first_format_is_still_understood() -> None:
+    """What a web of the release before has left, or somebody by hand."""
+    large = b"[%b]" % (b"12" * COMPRESS_BYTES)
+    stream.client().xadd(KEY, {"v": "1", "f": "7", "n": "1", "b": large})
+    (entry,) = stream.claim(METER, "a", 10)
+    assert entry.body == large
+
+
+@pytest.mark.parametrize("kept", [0, 10, 100])
+def test_a_damaged_body_is_kept_with_all_its_bytes(kept: int) -> None:
+    damaged = compress(bytes(range(256)) * 40)[:kept]
+    stream.client().xadd(KEY, {"v": "2", "f": "7", "n": "1", "z": damaged})
+    (entry,) = stream.claim(METER, "a", 10)
+    assert (entry.fleet_id, entry.body) == (None, None)
+    assert damaged in entry.raw
+
+
 @pytest.mark.parametrize(
     "fields",
     [
         {"x": "1"},
         {"v": "2", "f": "7", "b": "[]"},
+        {"v": "2", "f": "7", "z": "[]"},
+        {"v": "1", "f": "7", "z": "[]"},
+        {"v": "3", "f": "7", "b": "[]"},
         {"f": "7", "b": "[]"},
         {"v": "1", "b": "[]"},
         {"v": "1", "f": "7"},
@@ -220,7 +258,7 @@ def test_a_server_that_does_not_answer_is_given_up_soon(elsewhere: pytest.Monkey
 
 
 def test_a_full_server_refuses_drains_and_accepts_again(elsewhere: pytest.MonkeyPatch) -> None:
-    body = b"[" + b" " * 100_000 + b"]"
+    body = secrets.token_bytes(100_000)  # compressed it is as large
     with valkey.temporary() as url:
         use(elsewhere, url)
         stream.ensure_group(METER)
