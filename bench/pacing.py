@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from selectors import EVENT_READ, SelectSelector
+from selectors import EVENT_READ, DefaultSelector
 from typing import NamedTuple
 
 from bench import Broken
@@ -44,8 +44,7 @@ def pace(
     request, due = next(waiting, None), time.monotonic() + offset
     free = deque(connections)
     planned: dict[socket.socket, tuple[float, float]] = {}  # when it was due, when it was sent
-    # Not the default selector: epoll's timeouts are whole milliseconds.
-    with ExitStack() as cleanup, SelectSelector() as selector:
+    with ExitStack() as cleanup, DefaultSelector() as selector:
         for connection in connections:
             selector.register(cleanup.enter_context(connection), EVENT_READ, connection)
         while request is not None or planned:

@@ -182,6 +182,10 @@ class Hotline:
             await self.close()
             raise
 
+    def has_arrived(self) -> bool:
+        """Whether something waits to be read, or there is no connection. Not during a statement."""
+        return self._line is None or self._line[2].closed or _is_hung_up(self._line[2])
+
     async def close(self) -> None:
         """Hang up."""
         line, self._line = self._line, None

@@ -1,6 +1,7 @@
 """The last 24 hours of one vehicle, as beat has materialised them: the read that is asked most.
 
-Requests that wait at the same moment share one question to PostgreSQL (docs/adr/0017).
+What was told is kept until it changes (web/kept.py). Requests that wait at the same moment for what
+is not share one question to PostgreSQL (docs/adr/0017).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from web import headers
 from web.answers import performance, performance_to_come
 from web.auth import KeyRing, at_hand
 from web.express import Answer, Express
+from web.kept import Kept, Vehicle
 from web.refusals import Refused
 from web.rsgi import Asked
 from web.schemas import is_device_id
@@ -30,8 +32,6 @@ CACHE_CONTROL = f"private, max-age={MAX_AGE_SECONDS}"
 #: A PostgreSQL that does not answer holds up those who wait for no longer.
 PATIENCE_SECONDS = 5.0
 
-#: (fleet id, vehicle id)
-_Vehicle = tuple[int, str]
 _Row = Mapping[str, Any]
 #: Conditions that only Flask understands, and the one form of the usual one that is known here.
 _CONDITIONS = ("if-match", "if-modified-since", "if-unmodified-since")
@@ -64,6 +64,14 @@ def _told(row: _Row) -> Told:
     return Told(content, blake2b(content, digest_size=12).hexdigest())
 
 
+class _Shown(NamedTuple):
+    """A summary as the express tells it: to whoever asks, and to whoever has it already."""
+
+    tag: str
+    whole: Answer
+    unchanged: Answer
+
+
 def express(keys: KeyRing) -> Express:
     """GET /v1/analytics/performance/<vehicleId> without Flask; other windows are not for it."""
 
@@ -71,45 +79,59 @@ def express(keys: KeyRing) -> Express:
         caller = at_hand(keys, asked.only("authorization"), "read")
         if caller is None or not keys.quota.has_left(caller.key_id):
             return None
-        if not is_device_id(vehicle_id) or not _is_plain(asked):
+        has = asked.only("if-none-match")
+        if not is_device_id(vehicle_id) or not _is_plain(asked, has):
             return None
-        row = await _trips.submit((caller.fleet_id, vehicle_id))
-        if row is None:
+        _kept.listen()
+        vehicle = (caller.fleet_id, vehicle_id)
+        shown = _kept.find(vehicle) or await _trips.submit(vehicle)
+        if shown is None:
             return None
         keys.quota.count_request(caller.key_id)
-        content, etag = _told(row)
-        tag = ("ETag", f'"{etag}"')
-        if asked.only("if-none-match") == tag[1]:
-            return Answer(304, [*_HEADERS_UNCHANGED, tag], b"")
-        return Answer(200, [*_HEADERS, ("Content-Length", str(len(content))), tag], content)
+        return shown.unchanged if has == shown.tag else shown.whole
 
     return take
 
 
-def _is_plain(asked: Asked) -> bool:
+def _is_plain(asked: Asked, has: str) -> bool:
     """Whether it asks for the last 24 hours, as they are or if they are others than before."""
-    if asked.scope.query_string or any(name in asked.headers for name in _CONDITIONS):
+    if asked.scope.query_string or any(condition in asked.headers for condition in _CONDITIONS):
         return False
-    return "if-none-match" not in asked.headers or bool(
-        _ONE_TAG.fullmatch(asked.only("if-none-match"))
+    return bool(_ONE_TAG.fullmatch(has)) if has else "if-none-match" not in asked.headers
+
+
+def _shown(row: _Row) -> _Shown:
+    content, etag = _told(row)
+    tag = f'"{etag}"'
+    length = ("Content-Length", str(len(content)))
+    return _Shown(
+        tag,
+        Answer(200, [*_HEADERS, length, ("ETag", tag)], content),
+        Answer(304, [*_HEADERS_UNCHANGED, ("ETag", tag)], b""),
     )
 
 
 async def hang_up() -> None:
-    """Close the event loop's connection."""
+    """Close the event loop's connections."""
+    await _kept.close()
     await _hotline.close()
 
 
-async def _look_up(wanted: list[_Vehicle]) -> Sequence[_Row | None]:
+async def _look_up(wanted: list[Vehicle]) -> Sequence[_Shown | None]:
+    read_after = _kept.news
     with patience(PATIENCE_SECONDS):
         async with _hotline.open() as conn:
-            found = await reads.performances(conn, wanted)
-    return [found.get(one) for one in wanted]
+            rows = await reads.performances(conn, wanted)
+    found = {vehicle: _shown(row) for vehicle, row in rows.items()}
+    for vehicle, shown in found.items():
+        _kept.keep(vehicle, rows[vehicle]["vehicle_key"], shown, read_after=read_after)
+    return [found.get(vehicle) for vehicle in wanted]
 
 
 #: One trip is under way at a time, so one connection is enough.
 _hotline = Hotline()
-_trips: LoopTrip[_Vehicle, _Row | None] = LoopTrip(_look_up)
+_trips: LoopTrip[Vehicle, _Shown | None] = LoopTrip(_look_up)
+_kept: Kept[_Shown] = Kept()
 
 
 def _is_known(fleet_id: int, vehicle_id: str) -> bool:

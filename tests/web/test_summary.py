@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import select
 import time
 from collections.abc import Sequence
@@ -66,9 +67,10 @@ def test_each_gets_the_vehicle_asked_for(fleet_of_five: Api, other_api: Api) -> 
     mine, theirs = 1, 2
     wanted = [(mine, name) for name in [*VEHICLES, "vehicle-404", VEHICLES[0]]]
     found = looked_up([*wanted, (theirs, VEHICLES[0]), (theirs, VEHICLES[1])])
-    named = [row and (row["fleet_id"], row["vehicle_id"]) for row in found]
-    expected = [None if name == "vehicle-404" else (mine, name) for _, name in wanted]
-    assert named == [*expected, (theirs, VEHICLES[0]), None]
+    named = [shown and json.loads(shown.whole.body)["vehicleId"] for shown in found]
+    expected = [None if name == "vehicle-404" else name for _, name in wanted]
+    assert named == [*expected, VEHICLES[0], None]
+    assert found[0].tag != found[len(wanted)].tag  # the same name in two fleets
 
 
 def test_who_asks_at_the_same_moment_asks_together(
@@ -91,7 +93,8 @@ def test_who_asks_at_the_same_moment_asks_together(
         return rows
 
     monkeypatch.setattr(reads, "performances", counting)
-    assert [row["vehicle_id"] for row in asyncio.run(readers())] == VEHICLES
+    found = [json.loads(shown.whole.body) for shown in asyncio.run(readers())]
+    assert [told["vehicleId"] for told in found] == VEHICLES
     assert asked == [1, len(VEHICLES) - 1]
 
 
@@ -110,7 +113,7 @@ def test_a_lookup_that_hangs_is_given_up_and_the_next_one_is_not(
     with engine.transaction() as conn:
         engine.driver(conn).execute("LOCK TABLE vehicle_performance_24h")
         began = time.monotonic()
-        refused(api.get(f"{PATH}/{VEHICLES[0]}"), "DATABASE_UNAVAILABLE")
+        refused(api.get(f"{PATH}/{VEHICLES[1]}"), "DATABASE_UNAVAILABLE")
         assert time.monotonic() - began < 3
     monkeypatch.undo()
     assert api.get(f"{PATH}/{VEHICLES[0]}").status_code == 200

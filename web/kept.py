@@ -1,0 +1,116 @@
+"""Summaries as they were last told, each until PostgreSQL says that it has changed.
+
+A vehicle is asked for many times between two roll-ups, and the answer is the same (docs/adr/0021).
+What is kept is believed only while PostgreSQL is known to be there, and while nothing that it has
+said waits to be read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection
+from typing import Generic, TypeVar
+
+import psycopg
+import structlog
+
+from models import changes
+from models.engine import Hotline, patience
+
+log = structlog.get_logger(__name__)
+
+#: A PostgreSQL that has said nothing for this long may have changed everything.
+TRUST_SECONDS = 3.0
+#: Longest wait for its answer, when it was silent and is asked.
+PATIENCE_SECONDS = 1.5
+#: Until it is tried again, when it is away.
+RETRY_SECONDS = 1.0
+#: Summaries kept at once, the youngest: some 2 KB each.
+MOST = 20_000
+
+#: (fleet id, vehicle id)
+Vehicle = tuple[int, str]
+
+
+T = TypeVar("T")
+
+
+class Kept(Generic[T]):
+    """What an event loop has told. For that loop alone; call `listen` before anything else."""
+
+    def __init__(self) -> None:
+        #: How often something was heard. What was read before the last time may be old.
+        self.news = 0
+        self._told: dict[Vehicle, tuple[int, T]] = {}
+        self._vehicles: dict[int, Vehicle] = {}  # by key
+        self._trusted_until = 0.0
+        self._line = Hotline()
+        self._listening: tuple[asyncio.AbstractEventLoop, asyncio.Task[None]] | None = None
+
+    def listen(self) -> None:
+        """Begin to hear of changes, unless that has begun."""
+        loop = asyncio.get_running_loop()
+        if self._listening is None or self._listening[0] is not loop:
+            self._forget()
+            self._listening = loop, loop.create_task(self._hear())
+
+    def find(self, vehicle: Vehicle) -> T | None:
+        """What a vehicle's summary says now; None when that is not known."""
+        kept = self._told.get(vehicle)
+        if kept is None or time.monotonic() > self._trusted_until or self._line.has_arrived():
+            return None
+        return kept[1]
+
+    def keep(self, vehicle: Vehicle, key: int, told: T, *, read_after: int) -> None:
+        """Keep what was read from PostgreSQL when `news` was `read_after`."""
+        if read_after != self.news:
+            return
+        self._told[vehicle], self._vehicles[key] = (key, told), vehicle
+        if len(self._told) > MOST:
+            oldest, (its_key, _) = next(iter(self._told.items()))
+            del self._told[oldest], self._vehicles[its_key]
+
+    async def close(self) -> None:
+        """Hear of nothing any more, and believe nothing."""
+        listening, self._listening = self._listening, None
+        if listening is not None:
+            listening[1].cancel()
+            await asyncio.wait({listening[1]})
+        self._forget()
+
+    async def _hear(self) -> None:
+        """Until it is cancelled."""
+        away = False
+        while True:
+            try:
+                async with self._line.open() as conn:
+                    with patience(PATIENCE_SECONDS):
+                        async for changed in changes.of_summaries(conn):
+                            away = False
+                            self._void(changed)
+            except (
+                psycopg.Error,
+                OSError,
+                RuntimeError,
+            ) as error:  # the last: a transport that closed
+                if not away:
+                    log.warning("summaries are not kept, each is asked for", error=str(error))
+                away = True
+            self._forget()
+            await asyncio.sleep(RETRY_SECONDS)
+
+    def _void(self, changed: Collection[int] | None) -> None:
+        if changed is None:
+            self._forget()
+        for key in changed or ():
+            if (vehicle := self._vehicles.pop(key, None)) is not None:
+                del self._told[vehicle]
+        self.news += changed is None or len(changed) > 0
+        self._trusted_until = time.monotonic() + TRUST_SECONDS
+
+    def _forget(self) -> None:
+        self._told.clear()
+        self._vehicles.clear()
+        self.news += 1
+        self._trusted_until = 0.0
