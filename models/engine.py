@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 import psycopg
 from psycopg.abc import PQGen
+from psycopg.pq import TransactionStatus
 from psycopg.types.json import set_json_loads
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import InvalidatePoolError
@@ -30,6 +31,8 @@ _SESSION = {
     "statement_timeout": "20s",
     "lock_timeout": "5s",
     "idle_in_transaction_session_timeout": "15s",
+    # One that is told something and does not read it would hold back VACUUM for ever.
+    "tcp_user_timeout": "20s",
 }
 
 #: Longest wait for an answer, longer than statement_timeout: a server that is alive has given up on
@@ -183,8 +186,11 @@ class Hotline:
             raise
 
     def has_arrived(self) -> bool:
-        """Whether something waits to be read, or there is no connection. Not during a statement."""
-        return self._line is None or self._line[2].closed or _is_hung_up(self._line[2])
+        """Whether something may wait to be read: there is no connection, or an answer is due."""
+        if self._line is None or self._line[2].closed:
+            return True
+        idle = self._line[2].pgconn.transaction_status == TransactionStatus.IDLE
+        return not idle or _is_hung_up(self._line[2])
 
     async def close(self) -> None:
         """Hang up."""

@@ -31,7 +31,7 @@ DATABASE = "energy"
 SETTINGS = {
     "listen_addresses": LOOPBACK,
     "unix_socket_directories": "",  # a socket's path may have 107 bytes; a deep checkout has more
-    "max_connections": "60",  # 16 web threads, 3 worker processes, beat, and room for people
+    "max_connections": "60",  # 10 each of 2 web processes, 4 worker processes, beat, and people
     "timezone": "UTC",
     "log_timezone": "UTC",
     "shared_buffers": "256MB",  # the newest partitions' pages and indexes stay in memory

@@ -12,7 +12,6 @@ import time
 from collections.abc import Collection
 from typing import Generic, TypeVar
 
-import psycopg
 import structlog
 
 from models import changes
@@ -26,8 +25,10 @@ TRUST_SECONDS = 3.0
 PATIENCE_SECONDS = 1.5
 #: Until it is tried again, when it is away.
 RETRY_SECONDS = 1.0
-#: Summaries kept at once, the youngest: some 2 KB each.
-MOST = 20_000
+#: Longest wait for the end of listening.
+CLOSE_SECONDS = 1.0
+#: Summaries kept at once, those that were read last: some 3.4 KB each.
+MOST = 10_000
 
 #: (fleet id, vehicle id)
 Vehicle = tuple[int, str]
@@ -51,7 +52,7 @@ class Kept(Generic[T]):
     def listen(self) -> None:
         """Begin to hear of changes, unless that has begun."""
         loop = asyncio.get_running_loop()
-        if self._listening is None or self._listening[0] is not loop:
+        if self._listening is None or self._listening[0] is not loop or self._listening[1].done():
             self._forget()
             self._listening = loop, loop.create_task(self._hear())
 
@@ -66,17 +67,24 @@ class Kept(Generic[T]):
         """Keep what was read from PostgreSQL when `news` was `read_after`."""
         if read_after != self.news:
             return
+        self._drop(vehicle)
+        self._drop(self._vehicles.get(key))
         self._told[vehicle], self._vehicles[key] = (key, told), vehicle
         if len(self._told) > MOST:
-            oldest, (its_key, _) = next(iter(self._told.items()))
-            del self._told[oldest], self._vehicles[its_key]
+            self._drop(next(iter(self._told)))
+
+    def _drop(self, vehicle: Vehicle | None) -> None:
+        if vehicle in self._told:
+            key, _ = self._told.pop(vehicle)
+            del self._vehicles[key]
 
     async def close(self) -> None:
         """Hear of nothing any more, and believe nothing."""
         listening, self._listening = self._listening, None
         if listening is not None:
             listening[1].cancel()
-            await asyncio.wait({listening[1]})
+            # psycopg takes ten seconds to give up a question that a frozen server does not answer.
+            await asyncio.wait({listening[1]}, timeout=CLOSE_SECONDS)
         self._forget()
 
     async def _hear(self) -> None:
@@ -89,13 +97,9 @@ class Kept(Generic[T]):
                         async for changed in changes.of_summaries(conn):
                             away = False
                             self._void(changed)
-            except (
-                psycopg.Error,
-                OSError,
-                RuntimeError,
-            ) as error:  # the last: a transport that closed
+            except Exception as error:  # whatever it is, it must not end the listening
                 if not away:
-                    log.warning("summaries are not kept, each is asked for", error=str(error))
+                    log.warning("summaries are not kept, each is asked for", error=repr(error))
                 away = True
             self._forget()
             await asyncio.sleep(RETRY_SECONDS)
@@ -104,8 +108,7 @@ class Kept(Generic[T]):
         if changed is None:
             self._forget()
         for key in changed or ():
-            if (vehicle := self._vehicles.pop(key, None)) is not None:
-                del self._told[vehicle]
+            self._drop(self._vehicles.get(key))
         self.news += changed is None or len(changed) > 0
         self._trusted_until = time.monotonic() + TRUST_SECONDS
 

@@ -126,19 +126,22 @@ def _chosen(
 def _replay(letter: Row[Any]) -> int:
     """One letter back on the stream; how many readings. Raises _StillUnlawful."""
     kind = KINDS[letter.kind]
-    verdict = _verdict(kind, letter)
+    fleet_id, raw = stream.reread(letter.raw) or (letter.fleet_id, letter.raw)
+    if fleet_id is None:
+        raise _StillUnlawful("UNKNOWN_FLEET: the entry did not say whose it is")
+    verdict = _verdict(kind, raw)
     with transaction() as conn:
         # Taken first, so that of two operators only one sends it; committed only after the stream
         # has confirmed. A death between costs a repetition, which is stored once.
         reason = f"{verdict.accepted} readings back on the stream"
         if deadletters.take(conn, letter.id, decision=REPLAYED, reason=reason) is None:
             return 0
-        stream.append(kind, letter.fleet_id, verdict.accepted, verdict.body)
+        stream.append(kind, fleet_id, verdict.accepted, verdict.body)
     return verdict.accepted
 
 
-def _verdict(kind: Kind, letter: Row[Any]) -> Verdict:
-    """What the door says to the letter's bytes. Raises _StillUnlawful unless it takes them all."""
+def _verdict(kind: Kind, raw: bytes) -> Verdict:
+    """What the door says to a letter's bytes. Raises _StillUnlawful unless it takes them all."""
     limits = settings.load()
     lawful = Lawful.at(
         datetime.now(UTC),
@@ -146,10 +149,8 @@ def _verdict(kind: Kind, letter: Row[Any]) -> Verdict:
         future_seconds=limits.max_future_seconds,
         readings=limits.max_batch_readings,
     )
-    if letter.fleet_id is None:
-        raise _StillUnlawful("UNKNOWN_FLEET: the entry did not say whose it is")
     try:
-        verdict = judge(kind, Shape.JSON, letter.raw, lawful)
+        verdict = judge(kind, Shape.JSON, raw, lawful)
     except Refused as refused:
         raise _StillUnlawful(f"{refused.code}: {refused.detail}") from refused
     if verdict.rejected:

@@ -77,9 +77,6 @@ GATHER_READINGS = BATCH_READINGS // 4
 #: What has waited for this long is told of by the sweep: whoever should flush it is late or lost.
 LATE_SECONDS = 0.5
 
-#: Deliveries of one entry that may end with the death of the process; then it is put aside.
-MAX_DEATHS = 8
-
 #: SQLSTATE classes that blame the data: 22 data exception, 23 integrity, 21 cardinality.
 _DATA_ERRORS = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.CardinalityViolation)
 #: Of these classes, but a matter of the table: it is of another release than this program.
@@ -281,7 +278,7 @@ def _commit(
 
 def _plain(kind: Kind, entries: Sequence[Entry]) -> Columns | None:
     """The readings as columns, if there is nothing to be said about any of them."""
-    if any(entry.deliveries > MAX_DEATHS for entry in entries):
+    if any(entry.deliveries > stream.MAX_DEATHS for entry in entries):
         return None
     plain = decode_plain(kind, entries)
     if plain is None:
@@ -295,7 +292,7 @@ def _commit_one_by_one(
     kind: Kind, entries: Sequence[Entry], *, counted: bool
 ) -> tuple[Stored, int, int | None]:
     """The same for entries of which something may have to be buried."""
-    killers = [entry for entry in entries if entry.deliveries > MAX_DEATHS]
+    killers = [entry for entry in entries if entry.deliveries > stream.MAX_DEATHS]
     readings, buried = decode(kind, [entry for entry in entries if entry not in killers])
     buried += [_killer(kind, entry) for entry in killers]
     keys = _device_keys.resolve(kind, {(r.fleet_id, r.device_id) for r in readings})

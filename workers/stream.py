@@ -51,11 +51,12 @@ from redis.retry import Retry
 
 import settings
 from models.kinds import Kind
-from workers.compression import COMPRESS_BYTES, compress, decompress
+from workers.compression import COMPRESS_BYTES, MAX_BYTES, compress, decompress
 
 GROUP = "flush"
-#: Format versions by the field that holds the body.
-PLAIN, COMPRESSED = (b"1", b"b"), (b"2", b"z")
+#: Format versions, and the field that holds the body in each.
+PLAIN, COMPRESSED = b"1", b"2"
+_FIELDS = {PLAIN: b"b", COMPRESSED: b"z"}
 #: A bell older than this is forgotten: its message may have been lost.
 BELL_MS = 2_000
 #: A consumer that held an entry for this long without finishing is taken for dead.
@@ -66,6 +67,8 @@ SILENT_MS = 2 * CLAIM_IDLE_MS
 AUDIT_PAGE = 100
 #: After so many deliveries that ended neither well nor with an error, an entry is handled alone.
 SUSPECT_AFTER = 3
+#: Deliveries of one entry that may end with the death of the process; then it is put aside.
+MAX_DEATHS = 8
 #: Another consumer's suspect is left to it for this long: longer than Celery's time limit, so that
 #: what hangs one slot of the flush does not hang them all.
 SUSPECT_IDLE_MS = 330_000
@@ -82,6 +85,9 @@ _SETTINGS = ("appendfsync", "no-appendfsync-on-rewrite", "maxmemory-policy")
 _USAGE = "energy:usage"
 
 _SMALL_NUMBER = re.compile(rb"[0-9]{1,9}")  # fits PostgreSQL's integer
+_KEPT_AS_IT_WAS = re.compile(
+    rb"v=(?P<v>[0-9]+) f=(?P<f>[0-9]{1,9}) n=[0-9]+ (?P<name>[a-z])=(?P<held>.*)", re.DOTALL
+)
 
 T = TypeVar("T")
 
@@ -95,14 +101,14 @@ class StreamUnavailable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One accepted request, or several of a fleet; `body` is None when the format is not ours."""
+    """One accepted request, or several of a fleet; `body` is None when it is not understood."""
 
     id: str
     fleet_id: int | None
     #: How many readings the door counted.
     count: int
     body: bytes | None
-    #: All of it, when the format is not ours.
+    #: All of it, when it is not.
     raw: bytes
     #: How often it has been handed out, this time included; `excuse` takes one back.
     deliveries: int = field(default=1, compare=False)
@@ -198,10 +204,11 @@ def append(kind: Kind, fleet_id: int, count: int, body: bytes) -> bool:
 
 def add_command(kind: Kind, fleet_id: int, count: int, body: bytes) -> Command:
     """What adds an entry."""
-    (version, name), held = PLAIN, body
-    if len(body) >= COMPRESS_BYTES:
-        (version, name), held = COMPRESSED, compress(body)
-    return ("XADD", _key(kind), "*", "v", version, "f", fleet_id, "n", count, name, held)
+    version, held = PLAIN, body
+    if COMPRESS_BYTES <= len(body) <= MAX_BYTES:
+        version, held = COMPRESSED, compress(body)
+    fields = ("v", version, "f", fleet_id, "n", count, _FIELDS[version], held)
+    return ("XADD", _key(kind), "*", *fields)
 
 
 def bell_command(kind: Kind) -> Command:
@@ -550,27 +557,41 @@ def _present(
     ]
 
 
-def _entry(entry_id: str, fields: dict[bytes, bytes], deliveries: int) -> Entry:
-    body, fleet = _body(fields), fields.get(b"f", b"")
-    if body is None or not _SMALL_NUMBER.fullmatch(fleet):
-        raw = b" ".join(name + b"=" + value for name, value in fields.items())
-        return Entry(entry_id, None, 1, None, raw, deliveries)
+def _entry(entry_id: str, fields: Mapping[bytes, bytes], deliveries: int) -> Entry:
+    version, fleet = fields.get(b"v", b""), fields.get(b"f", b"")
+    held = fields.get(_FIELDS.get(version, b""))
+    if held is None or not _SMALL_NUMBER.fullmatch(fleet):
+        return Entry(entry_id, None, 1, None, _joined(fields), deliveries)
     counted = fields.get(b"n", b"")
     count = int(counted) if _SMALL_NUMBER.fullmatch(counted) else 1
-    return Entry(entry_id, int(fleet), count, body, b"", deliveries)
+    # Nothing is done any more with the bytes of what kills.
+    body = None if version != PLAIN and deliveries > MAX_DEATHS else _body(version, held)
+    raw = _joined(fields) if body is None else b""
+    return Entry(entry_id, int(fleet), count, body, raw, deliveries)
 
 
-def _body(fields: Mapping[bytes, bytes]) -> bytes | None:
-    """None when the format is not ours."""
-    version = fields.get(b"v")
-    if version == PLAIN[0]:
-        return fields.get(PLAIN[1])
-    if version != COMPRESSED[0] or COMPRESSED[1] not in fields:
-        return None
+def _joined(fields: Mapping[bytes, bytes]) -> bytes:
+    return b" ".join(name + b"=" + value for name, value in fields.items())
+
+
+def _body(version: bytes, held: bytes) -> bytes | None:
+    """None when that is not to be understood."""
     try:
-        return decompress(fields[COMPRESSED[1]])
+        return decompress(held) if version == COMPRESSED else held
     except ValueError:
         return None
+
+
+def reread(raw: bytes) -> tuple[int, bytes] | None:
+    """(fleet id, body) of an entry that was kept as it was: `Entry.raw`, in a dead letter.
+
+    So a letter can be replayed that a flush of before, which did not know this format, has written.
+    """
+    entry = _KEPT_AS_IT_WAS.fullmatch(raw)
+    if entry is None or _FIELDS.get(entry["v"]) != entry["name"]:
+        return None
+    body = _body(entry["v"], entry["held"])
+    return None if body is None else (int(entry["f"]), body)
 
 
 def _forget(kind: Kind, ids: Sequence[str]) -> None:

@@ -20,7 +20,7 @@ depends_on = None
 TELL_CHANGED = """
     CREATE FUNCTION tell_changed_summaries() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
-        PERFORM pg_notify('summaries', string_agg(vehicle_key::text, ','))
+        PERFORM pg_catalog.pg_notify('summaries', string_agg(vehicle_key::text, ','))
         FROM (SELECT vehicle_key, (row_number() OVER () - 1) / 700 AS part FROM changed) AS parts
         GROUP BY part;
         RETURN NULL;
@@ -30,12 +30,16 @@ TELL_CHANGED = """
 TELL_ALL = """
     CREATE FUNCTION tell_all_summaries() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
-        PERFORM pg_notify('summaries', '');
+        PERFORM pg_catalog.pg_notify('summaries', '');
         RETURN NULL;
     END $$
 """
 #: What is done to the table -> its rows, as they are after it (a deleted one: before).
 CHANGES = {"INSERT": "NEW", "UPDATE": "NEW", "DELETE": "OLD"}
+
+
+#: For who listens already: from now on, or no longer, each change is told.
+TELL_NOW = "SELECT pg_catalog.pg_notify('summaries', '')"
 
 
 def upgrade() -> None:
@@ -51,6 +55,11 @@ def upgrade() -> None:
         "CREATE TRIGGER tell_truncate AFTER TRUNCATE ON vehicle_performance_24h"
         " FOR EACH STATEMENT EXECUTE FUNCTION tell_all_summaries()"
     )
+    for change in (*CHANGES, "TRUNCATE"):  # also of who writes as a replica does
+        op.execute(
+            f"ALTER TABLE vehicle_performance_24h ENABLE ALWAYS TRIGGER tell_{change.lower()}"
+        )
+    op.execute(TELL_NOW)
 
 
 def downgrade() -> None:
@@ -58,3 +67,4 @@ def downgrade() -> None:
         op.execute(f"DROP TRIGGER tell_{change.lower()} ON vehicle_performance_24h")
     op.execute("DROP FUNCTION tell_changed_summaries()")
     op.execute("DROP FUNCTION tell_all_summaries()")
+    op.execute(TELL_NOW)

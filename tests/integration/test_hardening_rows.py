@@ -36,14 +36,21 @@ def deadly(decode):
         return decode(kind, entries)
     return decode_and_die
 
+def decompress_and_die(frame, decompress=stream.decompress):
+    body = decompress(frame)
+    if b"killer" in body:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return body
+
+stream.decompress = decompress_and_die
 flush.decode, flush.decode_plain = deadly(flush.decode), deadly(flush.decode_plain)
-stream.SUSPECT_AFTER, flush.MAX_DEATHS = {suspect_after}, {max_deaths}
+stream.SUSPECT_AFTER, stream.MAX_DEATHS = {suspect_after}, {max_deaths}
 flush.flush(METER, "slot-0")
 """
 
 
 def flush_that_may_die(
-    suspect_after: int = stream.SUSPECT_AFTER, max_deaths: int = flush.MAX_DEATHS
+    suspect_after: int = stream.SUSPECT_AFTER, max_deaths: int = stream.MAX_DEATHS
 ) -> bool:
     """Whether it died."""
     program = _DEADLY_FLUSH.format(suspect_after=suspect_after, max_deaths=max_deaths)
@@ -108,6 +115,29 @@ def test_row_44_a_killer_entry_is_put_aside_alone_and_its_neighbours_are_stored(
     assert dead() == [("KILLER_ENTRY", fleet, killer[1][b"b"])]
     assert (stream.waiting(METER), deliveries()) == (0, [])
     assert len(stored()) == 5
+
+
+@pytest.mark.slow
+def test_row_44_nothing_is_done_with_the_bytes_of_a_killer_not_even_decompressed(
+    fleet: int,
+) -> None:
+    many = [meter_reading(meterId=f"killer-{n}", timestamp=at(1)) for n in range(100)]
+    post(fleet, "before")
+    post_to_stream(METER, fleet, many)
+    post(fleet, "after")
+    (killer,) = stream.client().xrange(KEY)[1:2]
+    assert killer[1][b"v"] == stream.COMPRESSED
+    while flush_that_may_die(suspect_after=1, max_deaths=3):
+        assert max(deliveries()) <= 3
+    assert stored() == {"before", "after"}
+    ((reason, whose, raw),) = dead()
+    assert (reason, whose) == ("KILLER_ENTRY", fleet)
+    assert killer[1][b"z"] in raw
+    assert stream.waiting(METER) == 0
+    found = stream.reread(raw)
+    assert found is not None
+    assert found[0] == fleet
+    assert len(json.loads(found[1])) == len(many)  # whoever wants it can have it
 
 
 def test_row_44_two_killers_are_put_aside_and_nobody_else(fleet: int) -> None:

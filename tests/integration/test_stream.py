@@ -203,10 +203,38 @@ def test_a_large_body_of_the_first_format_is_still_understood() -> None:
 @pytest.mark.parametrize("kept", [0, 10, 100])
 def test_a_damaged_body_is_kept_with_all_its_bytes(kept: int) -> None:
     damaged = compress(bytes(range(256)) * 40)[:kept]
-    stream.client().xadd(KEY, {"v": "2", "f": "7", "n": "1", "z": damaged})
+    stream.client().xadd(KEY, {"v": "2", "f": "7", "n": "40", "z": damaged})
     (entry,) = stream.claim(METER, "a", 10)
-    assert (entry.fleet_id, entry.body) == (None, None)
+    assert (entry.fleet_id, entry.count, entry.body) == (7, 40, None)
     assert damaged in entry.raw
+    assert stream.reread(entry.raw) is None
+
+
+def test_what_was_kept_as_it_was_can_be_read_again() -> None:
+    large = b"[%b]" % (b"12 \n" * COMPRESS_BYTES)
+    add(b"[1, 2]", large)
+    for (_, fields), body in zip(stream.client().xrange(KEY), [b"[1, 2]", large], strict=True):
+        raw = b" ".join(name + b"=" + value for name, value in fields.items())
+        assert stream.reread(raw) == (7, body)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"[]",
+        b"v=1 f=7 n=1",
+        b"v=3 f=7 n=1 b=[]",
+        b"v=1 f=7 n=1 z=[]",
+        b"v=2 f=7 n=1 b=[]",
+        b"v=2 f=7 n=1 z=[]",
+        b"v=1 f=-7 n=1 b=[]",
+        b"v=1 f=7 n=x b=[]",
+        b" v=1 f=7 n=1 b=[]",
+    ],
+)
+def test_anything_else_is_no_entry(raw: bytes) -> None:
+    assert stream.reread(raw) is None
 
 
 @pytest.mark.parametrize(
@@ -214,7 +242,6 @@ def test_a_damaged_body_is_kept_with_all_its_bytes(kept: int) -> None:
     [
         {"x": "1"},
         {"v": "2", "f": "7", "b": "[]"},
-        {"v": "2", "f": "7", "z": "[]"},
         {"v": "1", "f": "7", "z": "[]"},
         {"v": "3", "f": "7", "b": "[]"},
         {"f": "7", "b": "[]"},

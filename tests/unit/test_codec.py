@@ -7,7 +7,7 @@ import re
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from models import codec
@@ -128,6 +128,7 @@ some_ids = st.lists(
 
 
 @given(some_ids)
+@example(["m\nm"])
 def test_device_ids_are_lawful_together_if_each_of_them_is(ids: list[str]) -> None:
     each = [re.fullmatch(DEVICE_ID_PATTERN, text, re.ASCII) is not None for text in ids]
     assert codec.are_device_ids(ids) is all(each)

@@ -24,6 +24,8 @@ def test_a_body_comes_back_as_it_was(body: bytes) -> None:
 @example(compress(b"x" * 9_999)[:-1])
 @example(compress(b""))  # no request is empty
 @example(lz4.frame.compress(b"x" * 9_999, store_size=False))
+@example(compress(b"x" * 9_999) + b"x")
+@example(compress(b"x" * 9_999) * 2)
 def test_what_is_no_whole_frame_raises_a_value_error(frame: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         decompress(frame)

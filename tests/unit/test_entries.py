@@ -40,7 +40,7 @@ some_readings = st.lists(
     st.fixed_dictionaries(
         {
             "vehicleId": st.from_regex(r"[A-Za-z0-9._:-]{1,64}", fullmatch=True)
-            | st.sampled_from(["v", "v", "v\n", "\u0661", ""]),
+            | st.sampled_from(["v", "v", "v\n", "v\nv", "\u0661", ""]),
             "timestamp": st.datetimes(
                 timezones=st.just(UTC) | st.builds(timezone, st.timedeltas(-HALF_A_DAY, HALF_A_DAY))
             ).map(lambda instant: instant.isoformat())

@@ -168,6 +168,8 @@ HALVES = b'{"meterId":"m","timestamp":"2026-01-10T10:00:00Z"', b'"kwhConsumedAc"
 
 @settings(max_examples=600)
 @given(bodies())
+@example((METER, Shape.JSON, M + b"," + M))
+@example((METER, Shape.JSON, M + b"],[" + M))
 @example((METER, Shape.NDJSON, M + b" " + M))
 @example((METER, Shape.NDJSON, M + M))
 @example((METER, Shape.NDJSON, M + b"\r" + M))

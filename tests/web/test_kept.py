@@ -57,7 +57,7 @@ def heard(*statements: tuple[Any, ...], until_all: int) -> set[int] | None:
     """Keys that were told after these were done one after the other; None if once all were."""
 
     async def listen() -> set[int] | None:
-        line, found = Hotline(), set[int]()
+        line, found, keys = Hotline(), set[int](), None
         async with line.open() as conn:
             told = changes.of_summaries(conn)
             assert await anext(told) is None  # what was before is not known
@@ -73,7 +73,7 @@ def heard(*statements: tuple[Any, ...], until_all: int) -> set[int] | None:
         await line.close()
         return None if keys is None else found
 
-    return asyncio.run(listen())
+    return asyncio.run(asyncio.wait_for(listen(), 30))
 
 
 @pytest.mark.parametrize("many", [1, 700, 701, 3_000])
@@ -93,6 +93,17 @@ def test_each_kind_of_change_is_told(servers: dict[str, str]) -> None:
     assert heard((delete, 3), until_all=1) == {3}
     assert heard((delete, 3), (_TOUCH, 1), until_all=1) == {1}  # of nothing nothing is told
     assert heard(("TRUNCATE vehicle_performance_24h",), until_all=1) is None
+
+
+def test_who_writes_as_a_replica_does_tells_as_well(servers: dict[str, str]) -> None:
+    write(_INSERT, 1, 2)
+    assert heard((f"SET session_replication_role = replica; {_TOUCH % 1}",), until_all=1) == {1}
+    engine.dispose()  # the session that was changed
+
+
+@pytest.mark.parametrize("payload", ["", "hello", "1,", "1,two"])
+def test_what_is_not_understood_may_be_about_any(servers: dict[str, str], payload: str) -> None:
+    assert heard((f"NOTIFY summaries, '{payload}'",), until_all=1) is None
 
 
 def test_what_is_not_committed_is_not_told(servers: dict[str, str]) -> None:
@@ -120,6 +131,34 @@ def test_silence_is_ended_by_a_sign_of_life(
         return found
 
     assert asyncio.run(listen()) == [None, (), ()]
+
+
+@pytest.mark.parametrize(
+    "silenced",
+    [
+        "ALTER TABLE vehicle_performance_24h DISABLE TRIGGER tell_update",
+        "UNLISTEN summaries",  # as if a pooler had given another session
+    ],
+)
+def test_a_postgresql_that_would_not_tell_is_noticed(
+    servers: dict[str, str], monkeypatch: pytest.MonkeyPatch, silenced: str
+) -> None:
+    monkeypatch.setattr(changes, "BEAT_SECONDS", 0.1)
+
+    async def listen() -> None:
+        line = Hotline()
+        async with line.open() as conn:
+            told = changes.of_summaries(conn)
+            assert await anext(told) is None
+            await conn.execute(silenced.encode())
+            with pytest.raises(psycopg.OperationalError, match="do not tell"):
+                await anext(told)
+        await line.close()
+
+    try:
+        asyncio.run(listen())
+    finally:
+        write("ALTER TABLE vehicle_performance_24h ENABLE ALWAYS TRIGGER tell_update")
 
 
 # --- what is kept ---------------------------------------------------------------------------------
@@ -248,6 +287,38 @@ def test_a_postgresql_that_is_away_is_told_of_once(
     assert told.warning.call_count == 1
 
 
+def test_between_two_connections_nothing_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What changes meanwhile is told to nobody."""
+    monkeypatch.setattr(kept, "RETRY_SECONDS", 0.1)
+
+    async def check(memory: Kept[str]) -> None:
+        with mock.patch.object(changes, "of_summaries", side_effect=OSError):
+            assert memory._line._line is not None
+            ended = memory._line._line[2].info.backend_pid
+            await asyncio.to_thread(rows, f"SELECT pg_terminate_backend({ended}, 5000)")
+            await until(lambda: not memory._told)
+            await asyncio.sleep(0.3)  # it is connected, and has not begun to listen
+            memory.keep(ONE, 1, "one", read_after=memory.news)
+            assert memory.find(ONE) is None
+
+    on_a_loop(check)
+
+
+def test_the_same_vehicle_may_get_another_key_and_a_key_another_vehicle() -> None:
+    async def check(memory: Kept[str]) -> None:
+        memory.keep(ONE, 3, "one, made anew", read_after=memory.news)
+        memory.keep((2, "vehicle-2"), 2, "of another fleet", read_after=memory.news)
+        assert (memory.find(ONE), memory.find(OTHER)) == ("one, made anew", None)
+        before = memory.news
+        await asyncio.to_thread(write, _INSERT, 1, 3)
+        await until(lambda: memory.news > before)
+        assert [memory.find(v) for v in (ONE, OTHER, (2, "vehicle-2"))] == [None] * 3
+        assert not memory._told
+        assert not memory._vehicles
+
+    on_a_loop(check)
+
+
 def test_another_loop_begins_with_nothing() -> None:
     memory: Kept[str] = Kept()
 
@@ -272,6 +343,9 @@ def test_the_oldest_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
     async def check(memory: Kept[str]) -> None:
         memory.keep((1, "vehicle-3"), 3, "third", read_after=memory.news)
         assert [memory.find((1, f"vehicle-{n}")) for n in (1, 2, 3)] == [None, "other", "third"]
+        memory.keep(OTHER, 2, "read again", read_after=memory.news)  # the youngest now
+        memory.keep(ONE, 1, "one", read_after=memory.news)
+        assert [memory.find((1, f"vehicle-{n}")) for n in (1, 2, 3)] == ["one", "read again", None]
         assert len(memory._told) == len(memory._vehicles) == 2
 
     on_a_loop(check)
@@ -303,10 +377,46 @@ def test_postgresql_is_asked_once(quick: Api, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_roll_up_is_told_at_once(quick: Api, api: Api, front: FrontClient) -> None:
+    before = summary._kept.news
     api.send(METER, meter_reading(timestamp=at(23), kwhConsumedAc=330.0))
     api.send(VEHICLE, vehicle_reading(timestamp=at(23), kwhDeliveredDc=297.0))
     flush_all()
     roll_up(at(24))
-    front.loop.run_until_complete(until(lambda: summary._kept.find((1, "vehicle-001")) is None))
+    front.loop.run_until_complete(until(lambda: summary._kept.news > before))
     assert quick.get(PATH).json["acKwh"] == 320.0
     assert quick.get(PATH).json == api.get(PATH).json
+
+
+def test_what_was_read_while_it_changed_is_told_once_and_not_kept(
+    quick: Api, front: FrontClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look_up, kept_before = reads.performances, summary._kept.find
+
+    async def changed_meanwhile(conn: Any, wanted: Any) -> Any:
+        found = await look_up(conn, wanted)
+        before = summary._kept.news
+        await asyncio.to_thread(write, "UPDATE vehicle_performance_24h SET ac_kwh = 5")
+        await until(lambda: summary._kept.news > before)
+        return found
+
+    monkeypatch.setattr(reads, "performances", changed_meanwhile)
+    monkeypatch.setattr(summary._kept, "find", lambda _: None)  # it has to be read
+    assert quick.get(PATH).json["acKwh"] == 120.0
+    monkeypatch.undo()
+    assert kept_before((1, "vehicle-001")) is None
+    assert quick.get(PATH).json["acKwh"] == 5.0
+
+
+def test_fleets_do_not_see_each_others(quick: Api, other_api: Api, front: FrontClient) -> None:
+    """Both have a vehicle of this name, and both are kept."""
+    for hour in (1, 13):
+        other_api.send(METER, meter_reading(timestamp=at(hour), kwhConsumedAc=5.0 * hour))
+        other_api.send(VEHICLE, vehicle_reading(timestamp=at(hour), kwhDeliveredDc=4.0 * hour))
+    flush_all()
+    roll_up(at(24))
+    others = Api(front, other_api.headers)
+    for _ in range(2):
+        front.loop.run_until_complete(until(lambda: not summary._kept._line.has_arrived()))
+        assert quick.get(PATH).json["acKwh"] == 120.0
+        assert others.get(PATH).json["acKwh"] == 60.0
+    assert len(summary._kept._told) == 2

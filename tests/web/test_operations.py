@@ -124,6 +124,23 @@ def test_a_whole_request_can_be_replayed(app: Flask) -> None:
     assert len(json.loads(entry[1][b"b"])) == 2
 
 
+def test_an_entry_that_was_not_understood_can_be_replayed_by_who_understands_it(
+    app: Flask,
+) -> None:
+    """A flush of the release before has met a compressed entry: it does not even know the fleet."""
+    fleet = make_fleet("A")
+    many = [meter_reading(meterId=f"meter-{n}") for n in range(100)]
+    stream.append(METER, fleet, len(many), encoded(many))
+    ((_, fields),) = stream.client().xrange(KEY)
+    assert fields[b"v"] == stream.COMPRESSED
+    stream.client().delete(KEY)
+    raw = b" ".join(name + b"=" + value for name, value in fields.items())
+    bury(raw, fleet=None, reason="UNREADABLE")
+    assert "1 letters with 100 readings" in run(app, "deadletters", "replay", "1").stdout
+    flush_all()
+    assert len(rows("SELECT FROM meter_telemetry_history")) == len(many)
+
+
 @pytest.mark.parametrize(
     ("raw", "fleet", "told"),
     [
