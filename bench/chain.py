@@ -53,10 +53,10 @@ class Chain:
         return self._gets("healthz", self._stage.web, ["/healthz"], seconds)
 
     def performance(self, seconds: float, devices: int | None = None) -> Figures:
-        """GET the 24 h performance of one vehicle after the other, then at half that rate.
+        """GET the 24 h performance of one vehicle after the other, then at parts of that rate.
 
-        At half the rate requests are planned ahead; seconds count from the planned instant. What a
-        server that does nothing makes of the same rate is the floor of these.
+        At a half and a quarter of it requests are planned ahead; seconds count from the planned
+        instant. What a server that does nothing makes of half the rate is the floor of these.
         """
         paths = [
             f"/v1/analytics/performance/{device_id('vehicle', device)}"
@@ -65,10 +65,12 @@ class Chain:
         found = self._gets("performance", self._stage.web, paths, seconds)
         half = self._rates["performance"] / 2
         floor = self._paced(self._stage.bare, ["/"], half, seconds / 2)
+        quarter = self._paced(self._stage.web, paths, half / 2, seconds)
         answers = self._paced(self._stage.web, paths, half, seconds)
         return {
             **found,
             "performance.floor": [answer.answered for answer in floor],
+            "performance.quarter": [answer.answered for answer in quarter],
             "performance.half": [answer.answered for answer in answers],
             "performance.late": [answer.sent for answer in answers],
         }

@@ -22,15 +22,19 @@ class Rounds:
 
     def __init__(self) -> None:
         self._values: defaultdict[str, list[float]] = defaultdict(list)
+        self._samples: defaultdict[str, list[Sequence[float]]] = defaultdict(list)
 
     def add(self, figures: Figures) -> None:
         """One more round of these figures."""
         for name, value in figures.items():
-            self._values[name] += value if isinstance(value, Sequence) else [value]
+            samples = value if isinstance(value, Sequence) else [value]
+            self._values[name] += samples
+            self._samples[name].append(samples)
 
     def clear(self) -> None:
         """Begin anew."""
         self._values.clear()
+        self._samples.clear()
 
     def values(self, name: str) -> list[float]:
         """A figure in every round; empty when it was not measured."""
@@ -45,6 +49,10 @@ class Rounds:
         """Of all samples of a figure; None when it was not measured."""
         values = self.values(name)
         return percentile(values, share) if values else None
+
+    def percentiles(self, name: str, share: float) -> list[float]:
+        """The percentile of each round's samples, round by round."""
+        return [percentile(samples, share) for samples in self._samples.get(name, []) if samples]
 
     def ratio(self, name: str, floor: str) -> float | None:
         """The median over the rounds of name / floor; each round is compared with itself."""

@@ -96,6 +96,7 @@ ROWS_TO_WEIGH = 1_000_000
 _READS = (
     "healthz",
     "performance",
+    "performance.quarter",
     "performance.half",
     "performance.late",
     "performance.floor",

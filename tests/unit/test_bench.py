@@ -104,8 +104,9 @@ def test_latencies_are_told_in_milliseconds() -> None:
     rounds = Rounds()
     rounds.add({"latency.offered": [0.010, 0.020, 0.400], "offered.offered": 10_000.0})
     rounds.add({"rows": 28_800_000, "performance": 900.0, "healthz": 1_200.0})
-    rounds.add({"performance.half": [0.001, 0.009], "performance.late": [0.0001]})
-    rounds.add({"performance.floor": [0.0005, 0.004]})
+    for slowest in (0.009, 0.300, 0.008):  # one round had to wait for the machine
+        rounds.add({"performance.half": [0.001, 0.001, slowest], "performance.late": [0.0001]})
+        rounds.add({"performance.quarter": [0.0006, 0.002], "performance.floor": [0.0005, 0.004]})
 
     told = [
         [cell.strip() for cell in line.split("|")]
@@ -122,8 +123,11 @@ def test_latencies_are_told_in_milliseconds() -> None:
         "1.00",
         "9.00",
         "0.100",
+        "0.600",
+        "2.00",
         "0.500",
         "4.00",
+        "300",
     ]
     assert ["", *after, ""] in told
 

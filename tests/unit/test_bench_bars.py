@@ -16,6 +16,13 @@ def lines(rounds: Rounds, cores: int = 4) -> dict[str, list[str]]:
     return {first: others for first, *others in cells}
 
 
+def test_a_p99_at_half_load_is_the_median_of_the_rounds() -> None:
+    rounds = Rounds()
+    for slowest in (0.009, 0.300, 0.008, 0.0095, 0.007):
+        rounds.add({"performance.half": [0.001] * 50 + [slowest], "rows": 28_800_000})
+    assert lines(rounds)["GET performance at half load: p99"][-2:] == ["9.00 ms", "met"]
+
+
 def test_an_absolute_bar_is_lower_on_fewer_cores_and_no_higher_on_more() -> None:
     bar = Bar("accepted", lambda _: None, 10_000, absolute=True)
 
