@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import median
 
 from bench.figures import Rounds, number, table
 
@@ -83,8 +82,8 @@ def _reads_ratio(rounds: Rounds) -> float | None:
 
 
 def _reads_p99_ms(rounds: Rounds) -> float | None:
-    found = rounds.percentiles(f"{reads(rounds)}performance.half", 0.99)
-    return 1000 * median(found) if found else None
+    seconds = rounds.median_percentile(f"{reads(rounds)}performance.half", 0.99)
+    return None if seconds is None else 1000 * seconds
 
 
 def _largest_bytes(rounds: Rounds) -> float | None:

@@ -54,6 +54,11 @@ class Rounds:
         """The percentile of each round's samples, round by round."""
         return [percentile(samples, share) for samples in self._samples.get(name, []) if samples]
 
+    def median_percentile(self, name: str, share: float) -> float | None:
+        """The median of the rounds' own: one stall of the machine is one round's affair."""
+        found = self.percentiles(name, share)
+        return median(found) if found else None
+
     def ratio(self, name: str, floor: str) -> float | None:
         """The median over the rounds of name / floor; each round is compared with itself."""
         pairs = zip(self.values(name), self.values(floor), strict=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import median
 
 from bench import bars
 from bench.figures import Rounds, number, spread, table
@@ -87,7 +86,7 @@ def _reads(rounds: Rounds) -> str:
             number(rounds.median(f"{before}performance")),
             number(rounds.ratio(f"{before}performance", f"{before}healthz")),
             *(
-                _round_by_round(rounds, f"{before}performance.{load}", share)
+                _spelled(rounds.median_percentile(f"{before}performance.{load}", share))
                 for load, share in _LATENCIES_OF_READS
             ),
             number(1000 * max(rounds.percentiles(f"{before}performance.half", 0.99))),
@@ -124,14 +123,11 @@ _LATENCIES_OF_READS = (
 )
 
 
-def _round_by_round(rounds: Rounds, figure: str, share: float) -> str:
-    """The median of the rounds' own percentiles: one stall of the machine is one round's affair."""
-    found = rounds.percentiles(figure, share)
-    return number(1000 * median(found)) if found else "-"
-
-
 def _milliseconds(rounds: Rounds, figure: str, share: float) -> str:
-    seconds = rounds.percentile(figure, share)
+    return _spelled(rounds.percentile(figure, share))
+
+
+def _spelled(seconds: float | None) -> str:
     return "-" if seconds is None else number(1000 * seconds)
 
 

@@ -33,7 +33,6 @@ MOST = 10_000
 #: (fleet id, vehicle id)
 Vehicle = tuple[int, str]
 
-
 T = TypeVar("T")
 
 
@@ -107,9 +106,10 @@ class Kept(Generic[T]):
     def _void(self, changed: Collection[int] | None) -> None:
         if changed is None:
             self._forget()
-        for key in changed or ():
-            self._drop(self._vehicles.get(key))
-        self.news += changed is None or len(changed) > 0
+        elif changed:
+            self.news += 1
+            for key in changed:
+                self._drop(self._vehicles.get(key))
         self._trusted_until = time.monotonic() + TRUST_SECONDS
 
     def _forget(self) -> None:

@@ -186,7 +186,5 @@ class Quota:
 def _rates() -> dict[str, float]:
     """What is limited, and to how much a second."""
     limits = settings.load()
-    if not limits.key_requests_per_second and not limits.key_readings_per_second:
-        return {}  # the usual case, asked at each request
     rates = {REQUESTS: limits.key_requests_per_second, READINGS: limits.key_readings_per_second}
     return {name: rate for name, rate in rates.items() if rate > 0}

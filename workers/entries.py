@@ -63,14 +63,15 @@ class Plain:
 
     #: Of each entry its fleet, and the device ids of its readings.
     senders: list[tuple[int, list[str]]]
+    #: By fleet, each device id once.
+    ids_of: Mapping[int, set[str]]
     recorded_us: Ints
     received_us: Ints
     values: tuple[Floats, ...]
 
     def devices(self) -> set[Device]:
         """Whoever sent one of them."""
-        ids_of = _ids_by_fleet(self.senders)
-        return {(fleet, device_id) for fleet, ids in ids_of.items() for device_id in ids}
+        return {(fleet, device_id) for fleet, ids in self.ids_of.items() for device_id in ids}
 
     def columns(self, keys: Mapping[Device, int]) -> Columns:
         """With the devices' keys; each must have one."""
@@ -96,11 +97,12 @@ def decode_plain(kind: Kind, entries: Sequence[Entry]) -> Plain | None:
         for entry, body in zip(entries, bodies, strict=True)
         if entry.fleet_id is not None
     ]
-    lawful = all(map(codec.are_device_ids, _ids_by_fleet(senders).values()))
-    if len(senders) < len(entries) or not lawful:
+    ids_of = _ids_by_fleet(senders)
+    if len(senders) < len(entries) or not all(map(codec.are_device_ids, ids_of.values())):
         return None
     return Plain(
         senders,
+        ids_of,
         np.fromiter(map(instants.__getitem__, spelled), np.int64, len(spelled)),
         np.repeat([entry.received_us for entry in entries], list(map(len, bodies))),
         tuple(
