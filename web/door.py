@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterator, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import chain
@@ -21,8 +20,9 @@ import msgspec
 from marshmallow import ValidationError
 
 from models import codec
-from models.clock import rfc3339
+from models.clock import rfc3339, to_us
 from models.kinds import Kind
+from models.packed import MIN_READINGS, Sent, pack
 from web.body import Shape
 from web.refusals import Refused, Rejected
 from web.schemas import Message, schema_of
@@ -69,6 +69,8 @@ class Verdict:
     accepted: int
     body: bytes
     rejected: list[Rejected]
+    #: The accepted ones by columns (models/packed.py), if they are many and came the fast way.
+    packed: bytes = b""
 
 
 def judge(kind: Kind, shape: Shape, body: bytes, lawful: Lawful) -> Verdict:
@@ -87,30 +89,35 @@ def accept_all(kind: Kind, shape: Shape, body: bytes, lawful: Lawful) -> Verdict
     try:
         readings, entry = _decode(kind, shape, body)
         count = len(readings)
-        beyond_doubt = (
-            0 < count <= lawful.max_readings
-            and len(entry) <= MAX_BYTES_PER_READING * count
-            and _each_field_once(kind, body, count)
-            and _are_lawful_instants({reading.timestamp for reading in readings}, lawful)
-            and _are_lawful_devices({reading.device_id for reading in readings}, lawful)
-        )
+        bounded = 0 < count <= lawful.max_readings and len(entry) <= MAX_BYTES_PER_READING * count
+        if not bounded or not _each_field_once(kind, body, count):
+            return None
+        instants = _lawful_instants({reading.timestamp for reading in readings}, lawful)
+        device_ids = [reading.device_id for reading in readings]
+        if not instants or not _are_lawful_devices(device_ids, lawful):
+            return None
     except codec.DECODE_ERRORS:
         return None
-    return Verdict(count, entry, []) if beyond_doubt else None
+    many = count >= MIN_READINGS
+    return Verdict(count, entry, [], pack(Sent.of(kind, readings, instants)) if many else b"")
 
 
-def _are_lawful_devices(spelled: AbstractSet[str], lawful: Lawful) -> bool:
+def _are_lawful_devices(spelled: Collection[str], lawful: Lawful) -> bool:
     if lawful.devices is not None and not lawful.devices.issuperset(spelled):
         return False
     return codec.are_device_ids(spelled)
 
 
-def _are_lawful_instants(spelled: Collection[str], lawful: Lawful) -> bool:
-    """Raises `codec.DECODE_ERRORS` for what is no timestamp."""
+def _lawful_instants(spelled: Collection[str], lawful: Lawful) -> dict[str, int]:
+    """Microseconds since 1970 by what says them; nothing if one is not lawful beyond doubt.
+
+    Raises `codec.DECODE_ERRORS` for what is no timestamp.
+    """
     if _DOUBTFUL_TIMESTAMP.search("\n".join(spelled)):
-        return False
-    instants = codec.timestamps(spelled)
-    return lawful.oldest <= min(instants) and max(instants) <= lawful.newest
+        return {}
+    instants = codec.instants(spelled)
+    first, last = min(instants.values()), max(instants.values())
+    return instants if to_us(lawful.oldest) <= first and last <= to_us(lawful.newest) else {}
 
 
 def _decode(kind: Kind, shape: Shape, body: bytes) -> tuple[Sequence[Any], bytes]:

@@ -17,6 +17,7 @@ from models.clock import rfc3339
 from models.conservation import DISCARDED, REPLAYED, Differences
 from models.engine import transaction
 from models.kinds import KINDS, Kind
+from models.packed import to_json, unpack
 from web.body import Shape
 from web.door import Lawful, Verdict, judge
 from web.refusals import Refused
@@ -126,7 +127,7 @@ def _chosen(
 def _replay(letter: Row[Any]) -> int:
     """One letter back on the stream; how many readings. Raises _StillUnlawful."""
     kind = KINDS[letter.kind]
-    fleet_id, raw = stream.reread(letter.raw) or (letter.fleet_id, letter.raw)
+    fleet_id, raw = _held(kind, letter)
     if fleet_id is None:
         raise _StillUnlawful("UNKNOWN_FLEET: the entry did not say whose it is")
     verdict = _verdict(kind, raw)
@@ -136,8 +137,20 @@ def _replay(letter: Row[Any]) -> int:
         reason = f"{verdict.accepted} readings back on the stream"
         if deadletters.take(conn, letter.id, decision=REPLAYED, reason=reason) is None:
             return 0
-        stream.append(kind, fleet_id, verdict.accepted, verdict.body)
+        stream.append(kind, fleet_id, verdict.accepted, verdict.body, verdict.packed)
     return verdict.accepted
+
+
+def _held(kind: Kind, letter: Row[Any]) -> tuple[int | None, bytes]:
+    """Whose the letter is, and its readings as JSON."""
+    entry = stream.reread(letter.raw)
+    if entry is None:
+        return letter.fleet_id, letter.raw
+    try:
+        body = to_json(kind, unpack(kind, entry.body)) if entry.is_packed else entry.body
+    except ValueError:
+        return entry.fleet_id, letter.raw
+    return entry.fleet_id, body
 
 
 def _verdict(kind: Kind, raw: bytes) -> Verdict:

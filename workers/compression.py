@@ -15,8 +15,8 @@ MAX_BYTES = 2**26
 
 
 def compress(body: bytes) -> bytes:
-    """An LZ4 frame of `body` that says how large it was."""
-    return bytes(lz4.frame.compress(body, store_size=True))
+    """An LZ4 frame of `body` that says how large it was, with a checksum."""
+    return bytes(lz4.frame.compress(body, store_size=True, content_checksum=True))
 
 
 def decompress(frame: bytes) -> bytes:

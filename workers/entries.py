@@ -8,9 +8,9 @@ the place that a dead letter names (`decode`).
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, groupby, islice
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -18,10 +18,11 @@ import msgspec
 import numpy as np
 
 from models import codec
-from models.clock import from_us, rfc3339, to_us
+from models.clock import to_us
 from models.columns import Columns, Floats, Ints
 from models.deadletters import Dead
 from models.kinds import Kind
+from models.packed import Sent, spelled, to_json, unpack
 from models.writes import Device
 from workers.stream import Entry
 
@@ -44,17 +45,10 @@ class Reading(NamedTuple):
         raw: dict[str, Any] = {
             kind.id_field: self.device_id,
             **{m.field: v for m, v in zip(kind.measures, self.values, strict=True)},
-            "timestamp": _spelled(self.recorded_us),
+            "timestamp": spelled(self.recorded_us),
         }
         encoded = msgspec.json.encode(raw)
         return Dead(kind.name, self.entry_id, self.position, self.fleet_id, encoded, reason, detail)
-
-
-def _spelled(micros: int) -> str:
-    try:
-        return rfc3339(from_us(micros))
-    except OverflowError:  # before the year 1 or after 9999: only by hand past the door
-        return f"{micros} us since 1970"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,35 +80,62 @@ class Plain:
 def decode_plain(kind: Kind, entries: Sequence[Entry]) -> Plain | None:
     """The readings of `entries`; None if one is not lawful: `decode` then says which, and why."""
     try:
-        bodies = [codec.plain_decoder(kind).decode(entry.body or b"") for entry in entries]
-        readings = list(chain.from_iterable(bodies))
-        spelled = [reading.timestamp for reading in readings]
-        instants = _instants(set(spelled))
-    except codec.DECODE_ERRORS:
+        parts = list(_parts(kind, entries))
+    except (*codec.DECODE_ERRORS, ValueError):
         return None
+    ids = list(chain.from_iterable(part.device_ids for part in parts))
     senders = [
-        (entry.fleet_id, [reading.device_id for reading in body])
-        for entry, body in zip(entries, bodies, strict=True)
+        (entry.fleet_id, sent)
+        for entry, sent in zip(entries, ids, strict=True)
         if entry.fleet_id is not None
     ]
     ids_of = _ids_by_fleet(senders)
-    if len(senders) < len(entries) or not all(map(codec.are_device_ids, ids_of.values())):
+    values = tuple(map(np.concatenate, zip(*(part.values for part in parts), strict=True)))
+    lawful = all(map(codec.are_device_ids, ids_of.values())) and _are_in_range(kind, values)
+    if len(senders) < len(entries) or not lawful:
         return None
     return Plain(
         senders,
         ids_of,
-        np.fromiter(map(instants.__getitem__, spelled), np.int64, len(spelled)),
-        np.repeat([entry.received_us for entry in entries], list(map(len, bodies))),
-        tuple(
-            np.fromiter(map(attrgetter(m.field), readings), np.float64, len(readings))
-            for m in kind.measures
-        ),
+        np.concatenate([part.recorded_us for part in parts]),
+        np.repeat([entry.received_us for entry in entries], list(map(len, ids))),
+        values,
     )
 
 
-def _instants(spelled: Collection[str]) -> dict[str, int]:
-    """Microseconds since 1970 by the timestamp that says so."""
-    return dict(zip(spelled, map(to_us, codec.timestamps(spelled)), strict=True))
+class _Part(NamedTuple):
+    """The readings of consecutive entries by columns, and the device ids of each entry."""
+
+    device_ids: list[list[str]]
+    recorded_us: Ints
+    values: tuple[Floats, ...]
+
+
+def _parts(kind: Kind, entries: Sequence[Entry]) -> Iterator[_Part]:
+    """In the order of the entries. Raises ValueError and `codec.DECODE_ERRORS`."""
+    for is_packed, some in groupby(entries, attrgetter("is_packed")):
+        if is_packed:
+            for entry in some:
+                sent = unpack(kind, entry.body or b"")
+                yield _Part([sent.device_ids], sent.recorded_us, sent.values)
+        else:
+            yield _out_of_json(kind, [entry.body or b"" for entry in some])
+
+
+def _out_of_json(kind: Kind, bodies: Sequence[bytes]) -> _Part:
+    """All at once: most are small, and numpy takes its time for each array."""
+    decoded = list(map(codec.plain_decoder(kind).decode, bodies))
+    readings = list(chain.from_iterable(decoded))
+    sent = Sent.of(kind, readings, codec.instants({reading.timestamp for reading in readings}))
+    rest = iter(sent.device_ids)
+    ids = [list(islice(rest, len(body))) for body in decoded]
+    return _Part(ids, sent.recorded_us, sent.values)
+
+
+def _are_in_range(kind: Kind, values: Sequence[Floats]) -> bool:
+    """Whether each value lies in its measure's range. NaN does not."""
+    columns = zip(kind.measures, values, strict=True)
+    return all(bool(np.all((m.low <= column) & (column <= m.high))) for m, column in columns)
 
 
 def _ids_by_fleet(senders: Iterable[tuple[int, list[str]]]) -> dict[int, set[str]]:
@@ -133,9 +154,14 @@ def decode(kind: Kind, entries: Sequence[Entry]) -> tuple[list[Reading], list[De
             dead.append(_unreadable(kind, entry, entry.raw, WHOLE_ENTRY, "unknown entry format"))
             continue
         try:
-            decoded = list(enumerate(codec.decoder(kind).decode(entry.body)))
+            body = to_json(kind, unpack(kind, entry.body)) if entry.is_packed else entry.body
+        except ValueError as error:
+            dead.append(_unreadable(kind, entry, entry.body, WHOLE_ENTRY, str(error)))
+            continue
+        try:
+            decoded = list(enumerate(codec.decoder(kind).decode(body)))
         except codec.DECODE_ERRORS:
-            decoded = list(_one_by_one(kind, entry, dead))
+            decoded = list(_one_by_one(kind, entry, body, dead))
         readings.extend(_readings(kind, entry, decoded))
     return readings, dead
 
@@ -149,9 +175,10 @@ def _readings(kind: Kind, entry: Entry, decoded: list[tuple[int, Any]]) -> Itera
         )
 
 
-def _one_by_one(kind: Kind, entry: Entry, dead: list[Dead]) -> Iterator[tuple[int, Any]]:
+def _one_by_one(
+    kind: Kind, entry: Entry, body: bytes, dead: list[Dead]
+) -> Iterator[tuple[int, Any]]:
     """The readable readings of a body that does not decode as a whole."""
-    body = entry.body or b""
     try:
         items = msgspec.json.decode(body, type=list[msgspec.Raw])
     except codec.DECODE_ERRORS as error:

@@ -12,11 +12,12 @@ Keys (the braces are a Redis Cluster hash tag: a stream and its bell live on one
 
 An entry (docs/adr/0003): a request's readings, or those of small requests that waited together
 
-    v   format version: "1", or "2" for a large one (docs/adr/0020)
+    v   format version
     f   fleet id
     n   number of readings
     b   (v 1) JSON array of the readings, as they passed the door
-    z   (v 2) the same, compressed (workers/compression.py)
+    z   (v 2) the same, compressed (workers/compression.py), if it is large
+    c   (v 3) the same by columns (models/packed.py), compressed, if they are many
 
 The entry id's milliseconds are the readings' `received_at`.
 
@@ -43,7 +44,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import redis
 from redis.backoff import NoBackoff
@@ -55,8 +56,8 @@ from workers.compression import COMPRESS_BYTES, MAX_BYTES, compress, decompress
 
 GROUP = "flush"
 #: Format versions, and the field that holds the body in each.
-PLAIN, COMPRESSED = b"1", b"2"
-_FIELDS = {PLAIN: b"b", COMPRESSED: b"z"}
+PLAIN, COMPRESSED, COLUMNS = b"1", b"2", b"3"
+_FIELDS = {PLAIN: b"b", COMPRESSED: b"z", COLUMNS: b"c"}
 #: A bell older than this is forgotten: its message may have been lost.
 BELL_MS = 2_000
 #: A consumer that held an entry for this long without finishing is taken for dead.
@@ -107,11 +108,13 @@ class Entry:
     fleet_id: int | None
     #: How many readings the door counted.
     count: int
+    #: A JSON array, or columns (models/packed.py).
     body: bytes | None
     #: All of it, when it is not.
     raw: bytes
     #: How often it has been handed out, this time included; `excuse` takes one back.
     deliveries: int = field(default=1, compare=False)
+    is_packed: bool = False
 
     @property
     def received_us(self) -> int:
@@ -189,23 +192,27 @@ def client() -> redis.Redis:
     return _client_of(settings.load().stream_url)
 
 
-def append(kind: Kind, fleet_id: int, count: int, body: bytes) -> bool:
+def append(kind: Kind, fleet_id: int, count: int, body: bytes, packed: bytes = b"") -> bool:
     """Add one request's readings; True when the caller should ring the doorbell.
+
+    `body` is a JSON array, `packed` the same by columns, if there is such.
 
     Returning at all means that the entry is stored as durably as the server is configured.
     Raises StreamUnavailable otherwise; the entry may or may not be stored then.
     """
-    commands = [add_command(kind, fleet_id, count, body), bell_command(kind)]
+    commands = [add_command(kind, fleet_id, count, body, packed), bell_command(kind)]
     added, rung = _try(partial(_exchange, commands))
     if isinstance(added, Exception):
         raise StreamUnavailable(str(added))
     return is_rung(rung)
 
 
-def add_command(kind: Kind, fleet_id: int, count: int, body: bytes) -> Command:
+def add_command(kind: Kind, fleet_id: int, count: int, body: bytes, packed: bytes = b"") -> Command:
     """What adds an entry."""
     version, held = PLAIN, body
-    if COMPRESS_BYTES <= len(body) <= MAX_BYTES:
+    if packed:
+        version, held = COLUMNS, compress(packed)
+    elif COMPRESS_BYTES <= len(body) <= MAX_BYTES:
         version, held = COMPRESSED, compress(body)
     fields = ("v", version, "f", fleet_id, "n", count, _FIELDS[version], held)
     return ("XADD", _key(kind), "*", *fields)
@@ -567,7 +574,7 @@ def _entry(entry_id: str, fields: Mapping[bytes, bytes], deliveries: int) -> Ent
     # Nothing is done any more with the bytes of what kills.
     body = None if version != PLAIN and deliveries > MAX_DEATHS else _body(version, held)
     raw = _joined(fields) if body is None else b""
-    return Entry(entry_id, int(fleet), count, body, raw, deliveries)
+    return Entry(entry_id, int(fleet), count, body, raw, deliveries, version == COLUMNS)
 
 
 def _joined(fields: Mapping[bytes, bytes]) -> bytes:
@@ -577,13 +584,21 @@ def _joined(fields: Mapping[bytes, bytes]) -> bytes:
 def _body(version: bytes, held: bytes) -> bytes | None:
     """None when that is not to be understood."""
     try:
-        return decompress(held) if version == COMPRESSED else held
+        return held if version == PLAIN else decompress(held)
     except ValueError:
         return None
 
 
-def reread(raw: bytes) -> tuple[int, bytes] | None:
-    """(fleet id, body) of an entry that was kept as it was: `Entry.raw`, in a dead letter.
+class Reread(NamedTuple):
+    """What an entry held that was kept as it was; `body` and `is_packed` as in `Entry`."""
+
+    fleet_id: int
+    body: bytes
+    is_packed: bool
+
+
+def reread(raw: bytes) -> Reread | None:
+    """An entry that was kept as it was, understood: `Entry.raw`, in a dead letter.
 
     So a letter can be replayed that a flush of before, which did not know this format, has written.
     """
@@ -591,7 +606,7 @@ def reread(raw: bytes) -> tuple[int, bytes] | None:
     if entry is None or _FIELDS.get(entry["v"]) != entry["name"]:
         return None
     body = _body(entry["v"], entry["held"])
-    return None if body is None else (int(entry["f"]), body)
+    return None if body is None else Reread(int(entry["f"]), body, entry["v"] == COLUMNS)
 
 
 def _forget(kind: Kind, ids: Sequence[str]) -> None:

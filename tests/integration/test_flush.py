@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,17 +25,20 @@ from models import codec, conservation, writes
 from models.clock import to_us
 from models.engine import driver, engine, transaction
 from models.kinds import KINDS, METER, VEHICLE, Kind
+from models.packed import pack, unpack
 from stack import valkey
 from tests.factories import (
     at,
     execute,
     flush_all,
     meter_reading,
+    packed_body,
     post_to_stream,
     register,
     rows,
     vehicle_reading,
 )
+from tests.web.calls import encoded
 from workers import flush, stream
 from workers.devices import DeviceKeys
 from workers.stream import StreamUnavailable
@@ -195,6 +199,33 @@ def test_by_either_way_into_history_the_same_is_stored(
         assert len(copied[2]) == len({row.device_key for row in rows_})
 
     same()
+
+
+def test_a_batch_waits_by_columns_and_is_stored_like_any_other(fleet: int) -> None:
+    shown = [123_456.789 + n / 3 for n in range(500)]
+    post(fleet, *(meter_reading(meterId=f"m{n:03}", kwhConsumedAc=v) for n, v in enumerate(shown)))
+    post(fleet, meter_reading(meterId="m000", kwhConsumedAc=shown[0]), meter_reading(meterId="n"))
+    post(fleet, *(meter_reading(meterId=f"m{n:03}", kwhConsumedAc=1) for n in range(499, 600)))
+    first, small, second = stream.client().xrange(KEY)
+    assert [entry[1][b"v"] for entry in (first, small, second)] == [b"3", b"1", b"3"]
+    # One came twice, and one with another value: the first of them counts, whatever its form.
+    assert counted(flush_meters()) == (500 + 1 + 100, 1, 1, 0)
+    assert [kwh for device, _, kwh in history() if device < "m500"] == shown
+    assert [row["refused"]["kwhConsumedAc"] for row in rows("SELECT * FROM reading_conflicts")] == [
+        1
+    ]
+
+
+def test_what_no_calendar_has_is_buried_out_of_its_columns(fleet: int) -> None:
+    batch = unpack(
+        METER, packed_body(METER, encoded([meter_reading(meterId=f"m{n}") for n in range(40)]))
+    )
+    instants = batch.recorded_us.copy()
+    instants[7] = 2**62
+    stream.append(METER, fleet, 40, b"[]", pack(replace(batch, recorded_us=instants)))
+    assert counted(flush_meters()) == (39, 0, 0, 1)
+    (letter,) = dead()
+    assert (letter["position"], json.loads(letter["raw"])["meterId"]) == (7, "m7")
 
 
 # --- twice ----------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from sqlalchemy.exc import OperationalError
 
 import settings
 from models.kinds import METER
+from models.packed import unpack
 from stack.ports import free_port
 from tests.factories import at, meter_reading, post_to_stream, rows
 from workers import flush, stream
@@ -126,18 +127,18 @@ def test_row_44_nothing_is_done_with_the_bytes_of_a_killer_not_even_decompressed
     post_to_stream(METER, fleet, many)
     post(fleet, "after")
     (killer,) = stream.client().xrange(KEY)[1:2]
-    assert killer[1][b"v"] == stream.COMPRESSED
+    assert killer[1][b"v"] == stream.COLUMNS
     while flush_that_may_die(suspect_after=1, max_deaths=3):
         assert max(deliveries()) <= 3
     assert stored() == {"before", "after"}
     ((reason, whose, raw),) = dead()
     assert (reason, whose) == ("KILLER_ENTRY", fleet)
-    assert killer[1][b"z"] in raw
+    assert killer[1][b"c"] in raw
     assert stream.waiting(METER) == 0
     found = stream.reread(raw)
     assert found is not None
-    assert found[0] == fleet
-    assert len(json.loads(found[1])) == len(many)  # whoever wants it can have it
+    assert (found.fleet_id, found.is_packed) == (fleet, True)
+    assert len(unpack(METER, found.body).device_ids) == len(many)  # whoever wants it can have it
 
 
 def test_row_44_two_killers_are_put_aside_and_nobody_else(fleet: int) -> None:

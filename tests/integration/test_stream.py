@@ -13,7 +13,7 @@ import settings
 from models.kinds import METER, VEHICLE
 from stack import valkey
 from workers import stream
-from workers.compression import COMPRESS_BYTES, compress
+from workers.compression import COMPRESS_BYTES, compress, decompress
 from workers.stream import StreamUnavailable
 
 KEY, BELL = "energy:{meter}", "energy:{meter}:bell"
@@ -192,6 +192,17 @@ def test_a_large_body_waits_compressed_and_comes_out_as_it_was() -> None:
     assert len(fields_of(compressed)[b"z"]) < len(large) / 10
 
 
+def test_many_readings_wait_by_columns() -> None:
+    stream.append(METER, 7, 40, b"[]", b"columns " * 40)
+    (entry,) = stream.claim(METER, "a", 10)
+    assert (entry.body, entry.count, entry.is_packed) == (b"columns " * 40, 40, True)
+    fields = fields_of(entry)
+    assert set(fields) == {b"v", b"f", b"n", b"c"}
+    assert (fields[b"v"], decompress(fields[b"c"])) == (b"3", entry.body)
+    raw = b" ".join(name + b"=" + value for name, value in fields.items())
+    assert stream.reread(raw) == (7, entry.body, True)
+
+
 def test_a_large_body_of_the_first_format_is_still_understood() -> None:
     """What a web of the release before has left, or somebody by hand."""
     large = b"[%b]" % (b"12" * COMPRESS_BYTES)
@@ -200,10 +211,11 @@ def test_a_large_body_of_the_first_format_is_still_understood() -> None:
     assert entry.body == large
 
 
+@pytest.mark.parametrize(("version", "name"), [("2", "z"), ("3", "c")])
 @pytest.mark.parametrize("kept", [0, 10, 100])
-def test_a_damaged_body_is_kept_with_all_its_bytes(kept: int) -> None:
+def test_a_damaged_body_is_kept_with_all_its_bytes(version: str, name: str, kept: int) -> None:
     damaged = compress(bytes(range(256)) * 40)[:kept]
-    stream.client().xadd(KEY, {"v": "2", "f": "7", "n": "40", "z": damaged})
+    stream.client().xadd(KEY, {"v": version, "f": "7", "n": "40", name: damaged})
     (entry,) = stream.claim(METER, "a", 10)
     assert (entry.fleet_id, entry.count, entry.body) == (7, 40, None)
     assert damaged in entry.raw
@@ -215,7 +227,7 @@ def test_what_was_kept_as_it_was_can_be_read_again() -> None:
     add(b"[1, 2]", large)
     for (_, fields), body in zip(stream.client().xrange(KEY), [b"[1, 2]", large], strict=True):
         raw = b" ".join(name + b"=" + value for name, value in fields.items())
-        assert stream.reread(raw) == (7, body)
+        assert stream.reread(raw) == (7, body, False)
 
 
 @pytest.mark.parametrize(
@@ -225,6 +237,8 @@ def test_what_was_kept_as_it_was_can_be_read_again() -> None:
         b"[]",
         b"v=1 f=7 n=1",
         b"v=3 f=7 n=1 b=[]",
+        b"v=3 f=7 n=1 c=[]",
+        b"v=4 f=7 n=1 b=[]",
         b"v=1 f=7 n=1 z=[]",
         b"v=2 f=7 n=1 b=[]",
         b"v=2 f=7 n=1 z=[]",
@@ -244,6 +258,7 @@ def test_anything_else_is_no_entry(raw: bytes) -> None:
         {"v": "2", "f": "7", "b": "[]"},
         {"v": "1", "f": "7", "z": "[]"},
         {"v": "3", "f": "7", "b": "[]"},
+        {"v": "4", "f": "7", "b": "[]"},
         {"f": "7", "b": "[]"},
         {"v": "1", "b": "[]"},
         {"v": "1", "f": "7"},

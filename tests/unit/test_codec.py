@@ -138,18 +138,18 @@ def test_device_ids_are_lawful_together_if_each_of_them_is(ids: list[str]) -> No
 def test_a_plain_reading_leaves_id_and_timestamp_as_they_are_spelled(kind: Kind) -> None:
     (reading,) = codec.plain_decoder(kind).decode(body(kind, timestamp="noon"))
     assert (reading.device_id, reading.timestamp) == (LAWFUL[kind.name][kind.id_field], "noon")
-    for measure in kind.measures:
-        assert getattr(reading, measure.field) == LAWFUL[kind.name][measure.field]
+    for of, measure in zip(codec.MEASURES_OF, kind.measures, strict=False):
+        assert of([reading]) == [LAWFUL[kind.name][measure.field]]
         with pytest.raises(codec.DECODE_ERRORS):
             codec.plain_decoder(kind).decode(body(kind, **{measure.field: measure.high * 1.001}))
 
 
-def test_timestamps_come_in_the_order_of_their_spellings() -> None:
+def test_instants_are_told_by_what_says_them() -> None:
     ten, noon = datetime(2026, 1, 10, 10, tzinfo=UTC), datetime(2026, 1, 10, 12, tzinfo=UTC)
-    spelled = ["2026-01-10T12:00:00Z", "2026-01-10T12:00:00+02:00"]
-    assert codec.timestamps(spelled) == [noon, ten]
+    spelled = ["2026-01-10T12:00:00Z", "2026-01-10T12:00:00.000001+02:00"]
+    assert codec.instants(spelled) == {spelled[0]: to_us(noon), spelled[1]: to_us(ten) + 1}
     with pytest.raises(codec.DECODE_ERRORS):
-        codec.timestamps([*spelled, "2026-01-10T12:00:00"])
+        codec.instants([*spelled, "2026-01-10T12:00:00"])
 
 
 # --- instants -------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 from models import codec
 from models.kinds import KINDS, METER, VEHICLE, Kind
+from models.packed import to_json, unpack
 from tests.factories import flush_all, meter_reading, rows, vehicle_reading
 from tests.web.calls import BOTH, LAWFUL, NDJSON, Api, accepted, encoded, entries, ndjson
 from web import door
@@ -41,10 +43,17 @@ def law(kind: Kind, shape: Shape, body: bytes) -> Verdict | None:
         return None
 
 
-def canonical(kind: Kind, verdict: Verdict) -> list[tuple[Any, ...]]:
+@pytest.fixture(autouse=True, scope="module")
+def even_one_is_packed() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(door, "MIN_READINGS", 1)
+        yield
+
+
+def canonical(kind: Kind, body: bytes, accepted: int) -> list[tuple[Any, ...]]:
     """What the flush will read."""
-    readings = codec.decoder(kind).decode(verdict.body)
-    assert len(readings) == verdict.accepted
+    readings = codec.decoder(kind).decode(body)
+    assert len(readings) == accepted
     found = [codec.parts_of(kind)(reading) for reading in readings]
     return [(device, instant.astimezone(UTC), *values) for device, instant, *values in found]
 
@@ -52,12 +61,15 @@ def canonical(kind: Kind, verdict: Verdict) -> list[tuple[Any, ...]]:
 def hold_equal(kind: Kind, shape: Shape, body: bytes) -> None:
     quick, slow = fast(kind, shape, body), law(kind, shape, body)
     if slow is not None:
-        read_back = canonical(kind, slow)
+        assert slow.packed == b""
+        read_back = canonical(kind, slow.body, slow.accepted)
     if quick is not None:
         assert slow is not None
         assert (quick.accepted, quick.rejected) == (slow.accepted, slow.rejected)
         assert slow.rejected == []
-        assert canonical(kind, quick) == read_back
+        assert canonical(kind, quick.body, quick.accepted) == read_back
+        by_columns = to_json(kind, unpack(kind, quick.packed))
+        assert canonical(kind, by_columns, quick.accepted) == read_back
 
 
 # --- bodies, lawful and nearly so -----------------------------------------------------------------
@@ -278,7 +290,7 @@ def test_the_doubtful_timestamps_are_those_of_the_decoder_alone() -> None:
     """If the decoder becomes stricter, the regular expression has had its day."""
     for doubtful in ("2026-01-10T10:00:00.1234567Z", "2026-01-10T10:00:00+0200"):
         body = encoded(meter_reading(timestamp=doubtful))
-        assert codec.timestamps([doubtful])
+        assert codec.instants([doubtful])
         assert re.search(door._DOUBTFUL_TIMESTAMP, doubtful)
         assert fast(METER, Shape.JSON, body) is None
 

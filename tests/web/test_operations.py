@@ -14,6 +14,7 @@ from tests.factories import at, execute, flush_all, make_fleet, meter_reading, r
 from tests.web.calls import encoded
 from web import operations
 from workers import conservation, stream
+from workers.compression import compress
 from workers.stream import StreamUnavailable
 
 KEY = "energy:{meter}"
@@ -139,6 +140,31 @@ def test_an_entry_that_was_not_understood_can_be_replayed_by_who_understands_it(
     assert "1 letters with 100 readings" in run(app, "deadletters", "replay", "1").stdout
     flush_all()
     assert len(rows("SELECT FROM meter_telemetry_history")) == len(many)
+
+
+@pytest.mark.parametrize("fleet_is_known", [True, False])
+def test_an_entry_by_columns_that_was_not_understood_can_be_replayed(
+    app: Flask, fleet_is_known: bool
+) -> None:
+    fleet = make_fleet("A")
+    many = [meter_reading(meterId=f"meter-{n}") for n in range(100)]
+    verdict = operations._verdict(METER, encoded(many))
+    assert verdict.packed
+    stream.append(METER, fleet, len(many), verdict.body, verdict.packed)
+    ((_, fields),) = stream.client().xrange(KEY)
+    stream.client().delete(KEY)
+    raw = b" ".join(name + b"=" + value for name, value in fields.items())
+    bury(raw, fleet=fleet if fleet_is_known else None, reason="KILLER_ENTRY")
+    assert "1 letters with 100 readings" in run(app, "deadletters", "replay", "1").stdout
+    flush_all()
+    assert len(rows("SELECT FROM meter_telemetry_history")) == len(many)
+
+
+def test_columns_that_cannot_be_unpacked_stay(app: Flask) -> None:
+    raw = b"v=3 f=1 n=40 c=" + compress(b"no columns")
+    letter = bury(raw, fleet=None, reason="UNREADABLE")
+    assert "stays, the door says" in run(app, "deadletters", "replay", str(letter)).stderr
+    assert letters() == [letter]
 
 
 @pytest.mark.parametrize(
