@@ -171,9 +171,6 @@ def _rollup(name: str, rounds: Rounds) -> str:
     )
 
 
-_WEIGHED = ("written", "heap", "index", "bytes")
-
-
 def _sizes(rounds: Rounds) -> str:
     rows = [
         [

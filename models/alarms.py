@@ -262,22 +262,3 @@ def history(conn: Connection, alarm_id: int, *, after: int, limit: int) -> list[
     c = _transitions.c
     query = select(_transitions).where(c.alarm_id == alarm_id, c.id > after)
     return _all(conn.execute(query.order_by(c.id).limit(limit)))
-
-
-def baseline_of(conn: Connection, vehicle_key: int) -> dict[str, Any] | None:
-    """What is learnt of a vehicle; None before its first judgement."""
-    found = conn.execute(select(_baselines).where(_baselines.c.vehicle_key == vehicle_key))
-    row = found.mappings().one_or_none()
-    return dict(row) if row is not None else None
-
-
-def open_rules(conn: Connection, vehicle_keys: Sequence[int]) -> dict[int, list[str]]:
-    """Rules with an alarm whose condition is seen now, by vehicle (without those of none)."""
-    c = _alarms.c
-    query = select(c.vehicle_key, c.rule).where(
-        c.vehicle_key.in_(list(vehicle_keys)), c.state != "resolved", c.returned_at.is_(None)
-    )
-    found: dict[int, list[str]] = {}
-    for key, rule in conn.execute(query.order_by(c.vehicle_key, c.rule)):
-        found.setdefault(key, []).append(rule)
-    return found

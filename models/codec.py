@@ -62,9 +62,8 @@ DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 def plain_decoder(kind: Kind) -> msgspec.json.Decoder[list[Any]]:
     """As `decoder`, three times as fast: device ids and timestamps are left as they are spelled.
 
-    Most readings share theirs with others, so each spelling is judged once: `are_device_ids`,
-    `instants`. The attributes are `device_id`, `timestamp`, and the measures' `first`, `second`
-    and so on (`MEASURES_OF`).
+    Those of many are judged together: `are_device_ids`, `instants`. The attributes are `device_id`,
+    `timestamp`, and the measures' `first`, `second` and so on (`MEASURES_OF`).
     """
     measures = list(zip(_PLACES, _measures(kind), strict=False))
     fields: list[tuple[str, Any]] = [("device_id", str), ("timestamp", str)]

@@ -48,6 +48,7 @@ class Kind:
 
     name: str
     id_field: str
+    #: In the order in which batches wait in the stream (models/packed.py): it must not change.
     measures: tuple[Measure, ...]
     #: The cumulative energy register among the measures.
     counter: Measure

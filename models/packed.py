@@ -3,7 +3,8 @@
 The door has every value in its hands; written down as they are in memory they need not be read out
 of JSON a second time, and take a third of the room (docs/adr/0022). The form, little-endian:
 
-    count       uint64
+    count       uint32              of readings
+    width       uint32              how many values each has
     instants    int64[count]        microseconds since 1970
     values      float64[count]      for each measure, in the order of its kind's
     device ids  UTF-8, one a line   as the sender calls its devices
@@ -11,6 +12,7 @@ of JSON a second time, and take a third of the room (docs/adr/0022). The form, l
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,11 +26,18 @@ from models.codec import MEASURES_OF
 from models.columns import Floats, Ints
 from models.kinds import Kind
 
-#: Fewer readings are not worth the packing: as JSON an operator can read them.
-MIN_READINGS = 32
+#: Fewer cost more to pack than is saved (docs/adr/0022). More would come near
+#: to what an entry may be inflated to (workers/compression.py).
+MIN_READINGS, MAX_READINGS = 64, 100_000
 
-_COUNT = struct.Struct("<Q")
+_HEAD = struct.Struct("<II")
 _INSTANT, _VALUE = np.dtype("<i8"), np.dtype("<f8")
+
+
+class Packed(bytes):
+    """Readings as bytes by columns. Other bytes that hold readings are a JSON array of them."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,38 +70,49 @@ def _instants(readings: Sequence[Any], instants: Mapping[str, int]) -> Ints:
     return np.fromiter(said, np.int64, len(readings))
 
 
-def pack(sent: Sent) -> bytes:
+def pack(sent: Sent) -> Packed:
     """Bytes that `unpack` understands; device ids must be lawful (codec.are_device_ids)."""
     numbers = [sent.recorded_us.astype(_INSTANT, copy=False).tobytes()]
     numbers += [column.astype(_VALUE, copy=False).tobytes() for column in sent.values]
     ids = "\n".join(sent.device_ids).encode()
-    return b"".join([_COUNT.pack(len(sent.device_ids)), *numbers, ids])
+    head = _HEAD.pack(len(sent.device_ids), len(sent.values))
+    return Packed(b"".join([head, *numbers, ids]))
 
 
 def unpack(kind: Kind, packed: bytes) -> Sent:
     """Raises ValueError for what `pack` has not made; what was in it is not judged again."""
     try:
-        (count,) = _COUNT.unpack_from(packed)
+        count, width = _HEAD.unpack_from(packed)
     except struct.error as error:
         raise ValueError(f"not packed: {error}") from error
-    if not 0 < count <= len(packed):
-        raise ValueError(f"{count} readings in {len(packed)} bytes")
-    begins = [_COUNT.size + count * 8 * place for place in range(len(kind.measures) + 2)]
+    if not count or width != len(kind.measures):
+        raise ValueError(f"{count} readings of {width} values")
+    begins = [_HEAD.size + count * 8 * place for place in range(width + 2)]
     instants = np.frombuffer(packed, _INSTANT, count, begins[0])
     values = (np.frombuffer(packed, _VALUE, count, begin) for begin in begins[1:-1])
-    device_ids = packed[begins[-1] :].decode().split("\n")
+    # What is no text becomes an id that is not lawful, and costs its neighbours nothing.
+    device_ids = packed[begins[-1] :].decode(errors="replace").split("\n")
     if len(device_ids) != count:
         raise ValueError(f"{len(device_ids)} devices for {count} readings")
     return Sent(device_ids, instants, tuple(values))
 
 
-def to_json(kind: Kind, sent: Sent) -> bytes:
-    """The same as the JSON array that may be posted; what is no lawful value stays unlawful."""
+def as_json(kind: Kind, body: bytes) -> bytes:
+    """Readings as the JSON array that may be posted; what is no lawful value stays unlawful.
+
+    Raises ValueError for columns that cannot be unpacked.
+    """
+    if not isinstance(body, Packed):
+        return body
+    sent = unpack(kind, body)
     fields = kind.id_field, *(m.field for m in kind.measures), "timestamp"
-    values = (column.tolist() for column in sent.values)
-    spelled_instants = map(spelled, sent.recorded_us.tolist())
-    rows = zip(sent.device_ids, *values, spelled_instants, strict=True)
+    values = (map(_finite, column.tolist()) for column in sent.values)
+    rows = zip(sent.device_ids, *values, map(spelled, sent.recorded_us.tolist()), strict=True)
     return msgspec.json.encode([dict(zip(fields, row, strict=True)) for row in rows])
+
+
+def _finite(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)  # JSON has no such numbers
 
 
 def spelled(micros: int) -> str:

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Row, Select, select, tuple_
 from models.derived import VehiclePerformance
 from models.engine import driver
 from models.kinds import Kind
+from models.registry import Device
 
 _performance = VehiclePerformance.__table__
 
@@ -36,8 +37,8 @@ def performance(conn: Connection, fleet_id: int, vehicle_id: str) -> dict[str, A
 
 
 async def performances(
-    conn: psycopg.AsyncConnection[Any], wanted: Iterable[tuple[int, str]]
-) -> dict[tuple[int, str], dict[str, Any]]:
+    conn: psycopg.AsyncConnection[Any], wanted: Iterable[Device]
+) -> dict[Device, dict[str, Any]]:
     """The summary rows of these (fleet, vehicle), without those that have none.
 
     Uses index: vehicle_performance_24h (fleet_id, vehicle_id), once for each.
@@ -50,7 +51,7 @@ async def performances(
     return {(row["fleet_id"], row["vehicle_id"]): row for row in rows}
 
 
-def _arrays(wanted: Iterable[tuple[int, str]]) -> tuple[str, str]:
+def _arrays(wanted: Iterable[Device]) -> tuple[str, str]:
     fleets, vehicles = zip(*dict.fromkeys(wanted), strict=True)
     return "{" + ",".join(map(str, fleets)) + "}", '{"' + '","'.join(vehicles) + '"}'
 

@@ -18,6 +18,9 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from models.base import Base, Instant, Name, Rated
 
+#: How a device is told apart from all others: (fleet id, what the fleet calls it).
+Device = tuple[int, str]
+
 
 class Fleet(Base):
     """An owner of devices. One fleet never sees, touches or shadows another's."""

@@ -23,11 +23,10 @@ from models.codec import Row
 from models.columns import Columns, Ints, Mask
 from models.engine import driver
 from models.kinds import Kind
+from models.registry import Device
 
 #: No limit: as many devices as there are keys.
 MAX_DEVICES = 2**31 - 1
-#: (fleet, the device's own id)
-Device = tuple[int, str]
 
 
 @dataclass(frozen=True, slots=True)

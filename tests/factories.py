@@ -17,7 +17,7 @@ import settings
 from models import Base, Fleet, codec
 from models.engine import driver, transaction
 from models.kinds import KINDS, METER, VEHICLE, Kind
-from models.packed import MIN_READINGS, Sent, pack
+from models.packed import MIN_READINGS, Packed, Sent, pack
 from workers import flush, rollup, stream
 from workers.devices import DeviceKeys
 
@@ -80,10 +80,10 @@ def make_fleet(name: str) -> int:
 def post_to_stream(kind: Kind, fleet: int, readings: Sequence[Reading]) -> None:
     """One accepted request: what the door does once it has found the readings lawful."""
     body, many = msgspec.json.encode(readings), len(readings) >= MIN_READINGS
-    stream.append(kind, fleet, len(readings), body, packed_body(kind, body) if many else b"")
+    stream.append(kind, fleet, len(readings), packed_body(kind, body) if many else body)
 
 
-def packed_body(kind: Kind, body: bytes) -> bytes:
+def packed_body(kind: Kind, body: bytes) -> Packed:
     """The same readings by columns."""
     readings = codec.plain_decoder(kind).decode(body)
     return pack(Sent.of(kind, readings, codec.instants({r.timestamp for r in readings})))

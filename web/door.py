@@ -22,7 +22,7 @@ from marshmallow import ValidationError
 from models import codec
 from models.clock import rfc3339, to_us
 from models.kinds import Kind
-from models.packed import MIN_READINGS, Sent, pack
+from models.packed import MAX_READINGS, MIN_READINGS, Sent, pack
 from web.body import Shape
 from web.refusals import Refused, Rejected
 from web.schemas import Message, schema_of
@@ -64,13 +64,12 @@ class Lawful:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The accepted readings as a stream entry's body (a JSON array), and the rejected ones."""
+    """The accepted readings as a stream entry's body, and the rejected ones."""
 
     accepted: int
+    #: A JSON array; `Packed` if they are many and came the fast way.
     body: bytes
     rejected: list[Rejected]
-    #: The accepted ones by columns (models/packed.py), if they are many and came the fast way.
-    packed: bytes = b""
 
 
 def judge(kind: Kind, shape: Shape, body: bytes, lawful: Lawful) -> Verdict:
@@ -98,8 +97,8 @@ def accept_all(kind: Kind, shape: Shape, body: bytes, lawful: Lawful) -> Verdict
             return None
     except codec.DECODE_ERRORS:
         return None
-    many = count >= MIN_READINGS
-    return Verdict(count, entry, [], pack(Sent.of(kind, readings, instants)) if many else b"")
+    many = MIN_READINGS <= count <= MAX_READINGS
+    return Verdict(count, pack(Sent.of(kind, readings, instants)) if many else entry, [])
 
 
 def _are_lawful_devices(spelled: Collection[str], lawful: Lawful) -> bool:

@@ -81,8 +81,7 @@ def express(keys: KeyRing, admission: Admission) -> Express:
         if verdict is None:
             return None
         keys.quota.count_request(caller.key_id)
-        taken = verdict.accepted, verdict.body, verdict.packed
-        if await append.soon(kind, caller.fleet_id, *taken):
+        if await append.soon(kind, caller.fleet_id, verdict.accepted, verdict.body):
             _ring_beside(kind)
         content = _accepted(kind, caller, verdict, keys.quota)
         return Answer(202, [*headers.JSON, ("Content-Length", str(len(content)))], content)
@@ -119,7 +118,7 @@ def _ingest(
     _count(kind, verdict)
     if not verdict.accepted:
         raise _nothing_acceptable(verdict)
-    if stream.append(kind, caller.fleet_id, verdict.accepted, verdict.body, verdict.packed):
+    if stream.append(kind, caller.fleet_id, verdict.accepted, verdict.body):
         doorbell.ring(kind)
     return _accepted(kind, caller, verdict, quota)
 

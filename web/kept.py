@@ -16,6 +16,7 @@ import structlog
 
 from models import changes
 from models.engine import Hotline, patience
+from models.registry import Device
 
 log = structlog.get_logger(__name__)
 
@@ -30,9 +31,6 @@ CLOSE_SECONDS = 1.0
 #: Summaries kept at once, those that were read last: some 3.4 KB each.
 MOST = 10_000
 
-#: (fleet id, vehicle id)
-Vehicle = tuple[int, str]
-
 T = TypeVar("T")
 
 
@@ -42,8 +40,8 @@ class Kept(Generic[T]):
     def __init__(self) -> None:
         #: How often something was heard. What was read before the last time may be old.
         self.news = 0
-        self._told: dict[Vehicle, tuple[int, T]] = {}
-        self._vehicles: dict[int, Vehicle] = {}  # by key
+        self._told: dict[Device, tuple[int, T]] = {}
+        self._vehicles: dict[int, Device] = {}  # by key
         self._trusted_until = 0.0
         self._line = Hotline()
         self._listening: tuple[asyncio.AbstractEventLoop, asyncio.Task[None]] | None = None
@@ -55,14 +53,14 @@ class Kept(Generic[T]):
             self._forget()
             self._listening = loop, loop.create_task(self._hear())
 
-    def find(self, vehicle: Vehicle) -> T | None:
+    def find(self, vehicle: Device) -> T | None:
         """What a vehicle's summary says now; None when that is not known."""
         kept = self._told.get(vehicle)
         if kept is None or time.monotonic() > self._trusted_until or self._line.has_arrived():
             return None
         return kept[1]
 
-    def keep(self, vehicle: Vehicle, key: int, told: T, *, read_after: int) -> None:
+    def keep(self, vehicle: Device, key: int, told: T, *, read_after: int) -> None:
         """Keep what was read from PostgreSQL when `news` was `read_after`."""
         if read_after != self.news:
             return
@@ -72,7 +70,7 @@ class Kept(Generic[T]):
         if len(self._told) > MOST:
             self._drop(next(iter(self._told)))
 
-    def _drop(self, vehicle: Vehicle | None) -> None:
+    def _drop(self, vehicle: Device | None) -> None:
         if vehicle in self._told:
             key, _ = self._told.pop(vehicle)
             del self._vehicles[key]

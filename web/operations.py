@@ -17,7 +17,7 @@ from models.clock import rfc3339
 from models.conservation import DISCARDED, REPLAYED, Differences
 from models.engine import transaction
 from models.kinds import KINDS, Kind
-from models.packed import to_json, unpack
+from models.packed import as_json
 from web.body import Shape
 from web.door import Lawful, Verdict, judge
 from web.refusals import Refused
@@ -127,30 +127,26 @@ def _chosen(
 def _replay(letter: Row[Any]) -> int:
     """One letter back on the stream; how many readings. Raises _StillUnlawful."""
     kind = KINDS[letter.kind]
-    fleet_id, raw = _held(kind, letter)
+    fleet_id, raw = stream.reread(letter.raw) or (letter.fleet_id, letter.raw)
     if fleet_id is None:
         raise _StillUnlawful("UNKNOWN_FLEET: the entry did not say whose it is")
-    verdict = _verdict(kind, raw)
+    verdict = _verdict(kind, _json(kind, raw))
     with transaction() as conn:
         # Taken first, so that of two operators only one sends it; committed only after the stream
         # has confirmed. A death between costs a repetition, which is stored once.
         reason = f"{verdict.accepted} readings back on the stream"
         if deadletters.take(conn, letter.id, decision=REPLAYED, reason=reason) is None:
             return 0
-        stream.append(kind, fleet_id, verdict.accepted, verdict.body, verdict.packed)
+        stream.append(kind, fleet_id, verdict.accepted, verdict.body)
     return verdict.accepted
 
 
-def _held(kind: Kind, letter: Row[Any]) -> tuple[int | None, bytes]:
-    """Whose the letter is, and its readings as JSON."""
-    entry = stream.reread(letter.raw)
-    if entry is None:
-        return letter.fleet_id, letter.raw
+def _json(kind: Kind, body: bytes) -> bytes:
+    """A letter's readings. Raises _StillUnlawful for columns of another release."""
     try:
-        body = to_json(kind, unpack(kind, entry.body)) if entry.is_packed else entry.body
-    except ValueError:
-        return entry.fleet_id, letter.raw
-    return entry.fleet_id, body
+        return as_json(kind, body)
+    except ValueError as error:
+        raise _StillUnlawful(f"UNREADABLE: {error}") from error
 
 
 def _verdict(kind: Kind, raw: bytes) -> Verdict:
@@ -196,6 +192,25 @@ def audit(rescue: bool) -> None:
         click.echo(f"unknown key: {key}")
     if trouble:
         raise SystemExit(1)
+
+
+@streams.command("show")
+@click.argument("kind", type=click.Choice(list(KINDS)))
+@click.option("--count", default=1, show_default=True, help="How many entries, the oldest first.")
+def show(kind: str, count: int) -> None:
+    """Print what waits as JSON, whatever its form; it goes on waiting."""
+    for entry in stream.peek(KINDS[kind], count):
+        fleet = "?" if entry.fleet_id is None else entry.fleet_id
+        click.echo(f"{entry.id}: fleet {fleet}, {entry.count} readings", err=True)
+        click.echo(_readable(KINDS[kind], entry))
+
+
+def _readable(kind: Kind, entry: stream.Entry) -> str:
+    """An entry's readings as JSON; all of its bytes when they are not understood."""
+    try:
+        return repr(entry.raw) if entry.body is None else as_json(kind, entry.body).decode()
+    except ValueError:
+        return repr(entry.raw or entry.body)
 
 
 @streams.command("conservation")

@@ -16,11 +16,12 @@ import msgspec
 from models import reads
 from models.engine import Hotline, patience, reading
 from models.kinds import VEHICLE
+from models.registry import Device
 from web import headers
 from web.answers import performance, performance_to_come
 from web.auth import KeyRing, at_hand
 from web.express import Answer, Express
-from web.kept import Kept, Vehicle
+from web.kept import Kept
 from web.refusals import Refused
 from web.rsgi import Asked
 from web.schemas import is_device_id
@@ -52,11 +53,11 @@ def tell(fleet_id: int, vehicle_id: str) -> Told:
     if is_device_id(vehicle_id):
         with patience(PATIENCE_SECONDS), reading() as conn:
             row = reads.performance(conn, fleet_id, vehicle_id)
-        if row is not None:
-            return _told(row)
-    if not _is_known(fleet_id, vehicle_id):
-        raise Refused("UNKNOWN_DEVICE", f"No vehicle {vehicle_id} has ever sent a reading.")
-    return Told(msgspec.json.encode(performance_to_come(vehicle_id)), None)
+            if row is not None:
+                return _told(row)
+            if reads.device_key(conn, VEHICLE, fleet_id, vehicle_id) is not None:
+                return Told(msgspec.json.encode(performance_to_come(vehicle_id)), None)
+    raise Refused("UNKNOWN_DEVICE", f"No vehicle {vehicle_id} has ever sent a reading.")
 
 
 def _told(row: _Row) -> Told:
@@ -117,7 +118,7 @@ async def hang_up() -> None:
     await _hotline.close()
 
 
-async def _look_up(wanted: list[Vehicle]) -> Sequence[_Shown | None]:
+async def _look_up(wanted: list[Device]) -> Sequence[_Shown | None]:
     read_after = _kept.news
     with patience(PATIENCE_SECONDS):
         async with _hotline.open() as conn:
@@ -130,12 +131,5 @@ async def _look_up(wanted: list[Vehicle]) -> Sequence[_Shown | None]:
 
 #: One trip is under way at a time, so one connection is enough.
 _hotline = Hotline()
-_trips: LoopTrip[Vehicle, _Shown | None] = LoopTrip(_look_up)
+_trips: LoopTrip[Device, _Shown | None] = LoopTrip(_look_up)
 _kept: Kept[_Shown] = Kept()
-
-
-def _is_known(fleet_id: int, vehicle_id: str) -> bool:
-    if not is_device_id(vehicle_id):
-        return False
-    with reading() as conn:
-        return reads.device_key(conn, VEHICLE, fleet_id, vehicle_id) is not None

@@ -18,6 +18,7 @@ from redis.backoff import NoBackoff
 
 import settings
 from models.kinds import Kind
+from models.packed import Packed
 from workers import stream
 from workers.shared_trip import LoopTrip
 from workers.stream import TIMEOUT_SECONDS, Command, StreamUnavailable
@@ -28,14 +29,12 @@ _TURNS = 5
 JOINED_BYTES = 65_536
 
 
-def soon(
-    kind: Kind, fleet_id: int, count: int, body: bytes, packed: bytes = b""
-) -> Awaitable[bool]:
-    """Add one request's readings; True when the caller should ring the doorbell.
+def soon(kind: Kind, fleet_id: int, count: int, body: bytes) -> Awaitable[bool]:
+    """Add one request's readings, a JSON array or `Packed`; True when the caller should ring.
 
     Raises StreamUnavailable: the readings may or may not be stored then.
     """
-    return _trips.submit(_Parcel(kind, fleet_id, count, body, packed))
+    return _trips.submit(_Parcel(kind, fleet_id, count, body))
 
 
 async def hang_up() -> None:
@@ -50,13 +49,11 @@ class _Parcel(NamedTuple):
     fleet_id: int
     readings: int
     body: bytes
-    #: The same by columns, if it is many; then it travels alone.
-    packed: bytes = b""
 
     @property
     def joins(self) -> bool:
         """Whether it is small, and a bare array: one that can be joined to another."""
-        if self.packed or len(self.body) > JOINED_BYTES:
+        if isinstance(self.body, Packed) or len(self.body) > JOINED_BYTES:
             return False
         return self.body[:1] == b"[" and self.body[-1:] == b"]"
 
@@ -172,11 +169,11 @@ def _entries(parcels: Sequence[_Parcel]) -> Iterator[list[int]]:
 
 def _add_command(parcels: Sequence[_Parcel]) -> Command:
     """What adds parcels of one kind and fleet as one entry."""
-    kind, fleet_id, count, body, packed = parcels[0]
+    kind, fleet_id, count, body = parcels[0]
     if len(parcels) > 1:
         count = sum(parcel.readings for parcel in parcels)
         body = b"[%b]" % b",".join(parcel.body[1:-1] for parcel in parcels)
-    return stream.add_command(kind, fleet_id, count, body, packed)
+    return stream.add_command(kind, fleet_id, count, body)
 
 
 _line = _Line()

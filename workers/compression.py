@@ -1,14 +1,15 @@
-"""The bodies of large stream entries are compressed: docs/adr/0020.
+"""What large stream entries hold is compressed: docs/adr/0020.
 
-JSON of readings says the same names over and over: LZ4 takes it to a third or less, in 0.1 us a
-reading, and the stream's server, which handles bytes and nothing else, has that much less to do.
+JSON of readings says the same names over and over: LZ4 takes it to a quarter or less, in 0.1 us a
+reading; columns (docs/adr/0022) to half. The stream's server, which handles bytes and nothing else,
+has that much less to do.
 """
 
 from __future__ import annotations
 
 import lz4.frame
 
-#: Smaller bodies stay as they are: there is little to win, and an operator can read them.
+#: Smaller JSON stays as it is: there is little to win, and an operator can read it.
 COMPRESS_BYTES = 4_096
 #: Larger ones stay as they are too; what a frame may be inflated to. MAX_BODY_BYTES is far less.
 MAX_BYTES = 2**26

@@ -8,7 +8,7 @@ import settings
 from models import writes
 from models.engine import transaction
 from models.kinds import Kind
-from models.writes import Device
+from models.registry import Device
 
 #: Devices kept before starting afresh: some 40 MB.
 MAX_REMEMBERED = 200_000

@@ -11,19 +11,18 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby, islice
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 
 from models import codec
-from models.clock import to_us
+from models.clock import from_us, to_us
 from models.columns import Columns, Floats, Ints
 from models.deadletters import Dead
 from models.kinds import Kind
-from models.packed import Sent, spelled, to_json, unpack
-from models.writes import Device
+from models.packed import Packed, Sent, as_json, spelled, unpack
+from models.registry import Device
 from workers.stream import Entry
 
 WHOLE_ENTRY = -1
@@ -78,10 +77,10 @@ class Plain:
 
 
 def decode_plain(kind: Kind, entries: Sequence[Entry]) -> Plain | None:
-    """The readings of `entries`; None if one is not lawful: `decode` then says which, and why."""
+    """The readings of some entries; None if one is not lawful: `decode` says which, and why."""
     try:
         parts = list(_parts(kind, entries))
-    except (*codec.DECODE_ERRORS, ValueError):
+    except (*codec.DECODE_ERRORS, ValueError, OverflowError):
         return None
     ids = list(chain.from_iterable(part.device_ids for part in parts))
     senders = [
@@ -112,14 +111,19 @@ class _Part(NamedTuple):
 
 
 def _parts(kind: Kind, entries: Sequence[Entry]) -> Iterator[_Part]:
-    """In the order of the entries. Raises ValueError and `codec.DECODE_ERRORS`."""
-    for is_packed, some in groupby(entries, attrgetter("is_packed")):
-        if is_packed:
-            for entry in some:
-                sent = unpack(kind, entry.body or b"")
-                yield _Part([sent.device_ids], sent.recorded_us, sent.values)
+    """In the order of the entries. Raises `codec.DECODE_ERRORS`, ValueError and OverflowError."""
+    for form, bodies in groupby([entry.body or b"" for entry in entries], type):
+        if form is Packed:
+            yield from (_out_of_columns(kind, body) for body in bodies)
         else:
-            yield _out_of_json(kind, [entry.body or b"" for entry in some])
+            yield _out_of_json(kind, list(bodies))
+
+
+def _out_of_columns(kind: Kind, body: bytes) -> _Part:
+    sent = unpack(kind, body)
+    for instant in (sent.recorded_us.min(), sent.recorded_us.max()):
+        from_us(int(instant))  # raises OverflowError for what no calendar has
+    return _Part([sent.device_ids], sent.recorded_us, sent.values)
 
 
 def _out_of_json(kind: Kind, bodies: Sequence[bytes]) -> _Part:
@@ -154,9 +158,9 @@ def decode(kind: Kind, entries: Sequence[Entry]) -> tuple[list[Reading], list[De
             dead.append(_unreadable(kind, entry, entry.raw, WHOLE_ENTRY, "unknown entry format"))
             continue
         try:
-            body = to_json(kind, unpack(kind, entry.body)) if entry.is_packed else entry.body
+            body = as_json(kind, entry.body)
         except ValueError as error:
-            dead.append(_unreadable(kind, entry, entry.body, WHOLE_ENTRY, str(error)))
+            dead.append(_unreadable(kind, entry, entry.raw, WHOLE_ENTRY, str(error)))
             continue
         try:
             decoded = list(enumerate(codec.decoder(kind).decode(body)))

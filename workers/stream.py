@@ -44,7 +44,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import redis
 from redis.backoff import NoBackoff
@@ -52,6 +52,7 @@ from redis.retry import Retry
 
 import settings
 from models.kinds import Kind
+from models.packed import Packed
 from workers.compression import COMPRESS_BYTES, MAX_BYTES, compress, decompress
 
 GROUP = "flush"
@@ -108,13 +109,12 @@ class Entry:
     fleet_id: int | None
     #: How many readings the door counted.
     count: int
-    #: A JSON array, or columns (models/packed.py).
+    #: A JSON array, or `Packed`.
     body: bytes | None
-    #: All of it, when it is not.
+    #: All of it, when it is not, and of what is packed.
     raw: bytes
     #: How often it has been handed out, this time included; `excuse` takes one back.
     deliveries: int = field(default=1, compare=False)
-    is_packed: bool = False
 
     @property
     def received_us(self) -> int:
@@ -192,28 +192,27 @@ def client() -> redis.Redis:
     return _client_of(settings.load().stream_url)
 
 
-def append(kind: Kind, fleet_id: int, count: int, body: bytes, packed: bytes = b"") -> bool:
-    """Add one request's readings; True when the caller should ring the doorbell.
-
-    `body` is a JSON array, `packed` the same by columns, if there is such.
+def append(kind: Kind, fleet_id: int, count: int, body: bytes) -> bool:
+    """Add one request's readings, a JSON array or `Packed`; True when the caller should ring.
 
     Returning at all means that the entry is stored as durably as the server is configured.
     Raises StreamUnavailable otherwise; the entry may or may not be stored then.
     """
-    commands = [add_command(kind, fleet_id, count, body, packed), bell_command(kind)]
+    commands = [add_command(kind, fleet_id, count, body), bell_command(kind)]
     added, rung = _try(partial(_exchange, commands))
     if isinstance(added, Exception):
         raise StreamUnavailable(str(added))
     return is_rung(rung)
 
 
-def add_command(kind: Kind, fleet_id: int, count: int, body: bytes, packed: bytes = b"") -> Command:
+def add_command(kind: Kind, fleet_id: int, count: int, body: bytes) -> Command:
     """What adds an entry."""
-    version, held = PLAIN, body
-    if packed:
-        version, held = COLUMNS, compress(packed)
+    if isinstance(body, Packed):
+        version, held = COLUMNS, compress(body)
     elif COMPRESS_BYTES <= len(body) <= MAX_BYTES:
         version, held = COMPRESSED, compress(body)
+    else:
+        version, held = PLAIN, body
     fields = ("v", version, "f", fleet_id, "n", count, _FIELDS[version], held)
     return ("XADD", _key(kind), "*", *fields)
 
@@ -416,6 +415,11 @@ def unknown_keys(kinds: Sequence[Kind]) -> list[str]:
     return sorted(found - ours)
 
 
+def peek(kind: Kind, count: int) -> list[Entry]:
+    """The oldest `count` entries as they wait, which changes nothing about them."""
+    return _entries(cast(list[Any], client().xrange(_key(kind), count=count)), {})
+
+
 def oldest_us(kind: Kind) -> int | None:
     """When the oldest waiting entry was accepted (microseconds since 1970), None without one."""
     first = cast(list[Any], client().xrange(_key(kind), count=1))
@@ -557,6 +561,12 @@ def _present(
     gone = [entry_id.decode() for entry_id, fields in pairs if not fields]
     if gone:
         _forget(kind, gone)
+    return _entries(pairs, deliveries)
+
+
+def _entries(
+    pairs: Sequence[tuple[bytes, dict[bytes, bytes] | None]], deliveries: Mapping[bytes, int]
+) -> list[Entry]:
     return [
         _entry(entry_id.decode(), fields, deliveries.get(entry_id, 1))
         for entry_id, fields in pairs
@@ -573,8 +583,8 @@ def _entry(entry_id: str, fields: Mapping[bytes, bytes], deliveries: int) -> Ent
     count = int(counted) if _SMALL_NUMBER.fullmatch(counted) else 1
     # Nothing is done any more with the bytes of what kills.
     body = None if version != PLAIN and deliveries > MAX_DEATHS else _body(version, held)
-    raw = _joined(fields) if body is None else b""
-    return Entry(entry_id, int(fleet), count, body, raw, deliveries, version == COLUMNS)
+    raw = _joined(fields) if body is None or isinstance(body, Packed) else b""
+    return Entry(entry_id, int(fleet), count, body, raw, deliveries)
 
 
 def _joined(fields: Mapping[bytes, bytes]) -> bytes:
@@ -584,21 +594,15 @@ def _joined(fields: Mapping[bytes, bytes]) -> bytes:
 def _body(version: bytes, held: bytes) -> bytes | None:
     """None when that is not to be understood."""
     try:
-        return held if version == PLAIN else decompress(held)
+        if version == COLUMNS:
+            return Packed(decompress(held))
+        return decompress(held) if version == COMPRESSED else held
     except ValueError:
         return None
 
 
-class Reread(NamedTuple):
-    """What an entry held that was kept as it was; `body` and `is_packed` as in `Entry`."""
-
-    fleet_id: int
-    body: bytes
-    is_packed: bool
-
-
-def reread(raw: bytes) -> Reread | None:
-    """An entry that was kept as it was, understood: `Entry.raw`, in a dead letter.
+def reread(raw: bytes) -> tuple[int, bytes] | None:
+    """(fleet id, body) of an entry that was kept as it was: `Entry.raw`, in a dead letter.
 
     So a letter can be replayed that a flush of before, which did not know this format, has written.
     """
@@ -606,7 +610,7 @@ def reread(raw: bytes) -> Reread | None:
     if entry is None or _FIELDS.get(entry["v"]) != entry["name"]:
         return None
     body = _body(entry["v"], entry["held"])
-    return None if body is None else Reread(int(entry["f"]), body, entry["v"] == COLUMNS)
+    return None if body is None else (int(entry["f"]), body)
 
 
 def _forget(kind: Kind, ids: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 import settings
 from models.kinds import METER, VEHICLE, Kind
+from models.packed import Packed
 from tests.integration.test_stream import use
 from workers import append, stream
 from workers.stream import StreamUnavailable
@@ -88,11 +89,10 @@ def test_what_is_no_bare_array_is_stored_as_it_came(spelled: bytes) -> None:
 
 
 def test_a_batch_that_is_packed_has_an_entry_alone() -> None:
-    packed = append._Parcel(METER, 7, 40, b"[]", b"columns")
+    packed = append._Parcel(METER, 7, 40, Packed(b"[columns]"))
     assert travel([parcel(METER, 7, 1), packed, parcel(METER, 7, 2)]) == [True, False, False]
-    alone, shared = sorted(stream.claim(METER, "a", 10), key=lambda entry: entry.is_packed)[::-1]
-    assert (alone.body, alone.count) == (b"columns", 40)
-    assert (shared.body, shared.count) == (b"[1,2]", 2)
+    found = [(entry.body, entry.count) for entry in stream.claim(METER, "a", 10)]
+    assert sorted(found) == [(b"[1,2]", 2), (b"[columns]", 40)]
 
 
 def test_a_refused_entry_is_the_failure_of_those_in_it_and_of_nobody_else() -> None:

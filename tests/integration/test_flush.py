@@ -222,7 +222,7 @@ def test_what_no_calendar_has_is_buried_out_of_its_columns(fleet: int) -> None:
     )
     instants = batch.recorded_us.copy()
     instants[7] = 2**62
-    stream.append(METER, fleet, 40, b"[]", pack(replace(batch, recorded_us=instants)))
+    stream.append(METER, fleet, 40, pack(replace(batch, recorded_us=instants)))
     assert counted(flush_meters()) == (39, 0, 0, 1)
     (letter,) = dead()
     assert (letter["position"], json.loads(letter["raw"])["meterId"]) == (7, "m7")

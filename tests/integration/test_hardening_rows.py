@@ -137,8 +137,8 @@ def test_row_44_nothing_is_done_with_the_bytes_of_a_killer_not_even_decompressed
     assert stream.waiting(METER) == 0
     found = stream.reread(raw)
     assert found is not None
-    assert (found.fleet_id, found.is_packed) == (fleet, True)
-    assert len(unpack(METER, found.body).device_ids) == len(many)  # whoever wants it can have it
+    assert found[0] == fleet
+    assert len(unpack(METER, found[1]).device_ids) == len(many)  # whoever wants it can have it
 
 
 def test_row_44_two_killers_are_put_aside_and_nobody_else(fleet: int) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 import settings
 from models.kinds import METER, VEHICLE
+from models.packed import Packed
 from stack import valkey
 from workers import stream
 from workers.compression import COMPRESS_BYTES, compress, decompress
@@ -193,14 +194,17 @@ def test_a_large_body_waits_compressed_and_comes_out_as_it_was() -> None:
 
 
 def test_many_readings_wait_by_columns() -> None:
-    stream.append(METER, 7, 40, b"[]", b"columns " * 40)
-    (entry,) = stream.claim(METER, "a", 10)
-    assert (entry.body, entry.count, entry.is_packed) == (b"columns " * 40, 40, True)
+    add(b"[1]")
+    stream.append(METER, 7, 40, Packed(b"columns " * 40))
+    as_json, entry = stream.claim(METER, "a", 10)
+    assert (entry.body, entry.count) == (b"columns " * 40, 40)
+    assert [type(body) for body in bodies([as_json, entry])] == [bytes, Packed]
     fields = fields_of(entry)
     assert set(fields) == {b"v", b"f", b"n", b"c"}
     assert (fields[b"v"], decompress(fields[b"c"])) == (b"3", entry.body)
-    raw = b" ".join(name + b"=" + value for name, value in fields.items())
-    assert stream.reread(raw) == (7, entry.body, True)
+    found = stream.reread(entry.raw)  # whatever becomes of it
+    assert found == (7, entry.body)
+    assert isinstance(found[1], Packed)
 
 
 def test_a_large_body_of_the_first_format_is_still_understood() -> None:
@@ -227,7 +231,7 @@ def test_what_was_kept_as_it_was_can_be_read_again() -> None:
     add(b"[1, 2]", large)
     for (_, fields), body in zip(stream.client().xrange(KEY), [b"[1, 2]", large], strict=True):
         raw = b" ".join(name + b"=" + value for name, value in fields.items())
-        assert stream.reread(raw) == (7, body, False)
+        assert stream.reread(raw) == (7, body)
 
 
 @pytest.mark.parametrize(

@@ -40,11 +40,13 @@ def test_a_frame_that_would_fill_the_memory_is_not_inflated(
         decompress(compress(bytes(10_001)))
 
 
-@given(st.integers(1, 255), st.integers(0, 60))
-def test_a_damaged_frame_holds_as_much_as_it_says_or_raises_a_value_error(
+@given(st.integers(1, 255), st.integers(0, 290))
+def test_a_damaged_frame_holds_what_it_held_or_raises_a_value_error(
     flipped: int, place: int
 ) -> None:
-    frame = bytearray(compress(bytes(range(256)) * 4))
+    """Numbers would show no damage: it is the frame's checksum that does."""
+    body = bytes(range(256)) * 4
+    frame = bytearray(compress(body))
     frame[place] ^= flipped
     with suppress(ValueError):
-        assert len(decompress(bytes(frame))) == 1_024
+        assert decompress(bytes(frame)) == body

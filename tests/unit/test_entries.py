@@ -17,7 +17,7 @@ from models import codec
 from models.clock import to_us
 from models.codec import Row
 from models.kinds import METER, VEHICLE
-from models.packed import Sent, pack, unpack
+from models.packed import Packed, Sent, pack, unpack
 from tests.factories import at, meter_reading, packed_body, vehicle_reading
 from workers.entries import WHOLE_ENTRY, decode, decode_plain
 from workers.stream import Entry
@@ -66,7 +66,7 @@ def packed_entry(entry: Entry) -> Entry:
     with suppress(*codec.DECODE_ERRORS, ValueError):
         packed = packed_body(VEHICLE, entry.body or b"")
         if codec.are_device_ids(unpack(VEHICLE, packed).device_ids):
-            return replace(entry, body=packed, is_packed=True)
+            return replace(entry, body=packed)
     return entry
 
 
@@ -117,6 +117,7 @@ def test_one_unreadable_reading_leaves_its_neighbours() -> None:
         {"kwhConsumedAc": float("inf")},
         {"voltage": -0.1},
         {"meterId": "m m"},
+        {"meterId": "m\0"},
         {"recorded_us": 2**62},
     ],
 )
@@ -128,9 +129,8 @@ def test_what_is_unlawful_among_columns_leaves_its_neighbours(spoilt: dict[str, 
     of = {name: [row[name] for row in rows] for name in rows[0]}
     values = tuple(np.array(of[field], np.float64) for field in ("kwhConsumedAc", "voltage"))
     body = pack(Sent(of["meterId"], np.array(of["recorded_us"]), values))
-    entries = [Entry("1-0", 7, 3, body, b"", is_packed=True)]
-    if "recorded_us" not in spoilt:  # the writing finds out: tests/integration/test_flush.py
-        assert decode_plain(METER, entries) is None
+    entries = [Entry("1-0", 7, 3, body, b"all of it")]
+    assert decode_plain(METER, entries) is None
     readings, (letter,) = decode(METER, entries)
     assert [(r.device_id, r.recorded_us) for r in readings] == [("m0", noon), ("m2", noon + 2)]
     assert (letter.reason, letter.position, letter.fleet_id) == ("UNREADABLE", 1, 7)
@@ -138,11 +138,11 @@ def test_what_is_unlawful_among_columns_leaves_its_neighbours(spoilt: dict[str, 
 
 
 def test_columns_that_cannot_be_unpacked_are_kept_as_they_are() -> None:
-    entries = [entry(meter_reading()), Entry("2-0", 7, 40, b"no columns", b"", is_packed=True)]
+    entries = [entry(meter_reading()), Entry("2-0", 7, 40, Packed(b"no columns"), b"all of it")]
     assert decode_plain(METER, entries) is None
     (reading,), (letter,) = decode(METER, entries)
     assert reading.device_id == "meter-001"
-    assert (letter.raw, letter.position, letter.fleet_id) == (b"no columns", WHOLE_ENTRY, 7)
+    assert (letter.raw, letter.position, letter.fleet_id) == (b"all of it", WHOLE_ENTRY, 7)
 
 
 def test_an_unreadable_entry_is_kept_as_it_is() -> None:

@@ -12,6 +12,7 @@ from prometheus_client import REGISTRY
 from werkzeug.test import Client, TestResponse
 
 from models.kinds import KINDS, Kind
+from models.packed import as_json
 from tests.factories import Reading, meter_reading, vehicle_reading
 from web.errors import PROBLEM_JSON
 from web.refusals import REQUEST_REFUSALS
@@ -130,4 +131,4 @@ def entries(kind: Kind) -> list[tuple[int, list[dict[str, Any]]]]:
     """What waits in a kind's stream: (readings counted, the readings) of each entry."""
     stream.ensure_group(kind)
     found = stream.claim(kind, "test", 1000)  # the consumer of factories.flush_all()
-    return [(entry.count, json.loads(entry.body or b"null")) for entry in found]
+    return [(entry.count, json.loads(as_json(kind, entry.body or b"null"))) for entry in found]

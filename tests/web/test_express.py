@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ from werkzeug.test import TestResponse
 
 import settings
 from models.kinds import METER, VEHICLE
+from models.packed import MIN_READINGS, Packed, as_json
 from tests.factories import at, flush_all, meter_reading, roll_up, vehicle_reading
 from tests.web.calls import (
     NDJSON,
@@ -120,6 +122,18 @@ def test_what_is_asked_often_does_without_flask(quick: Api, app: Flask, name: st
     ) as by:
         CALLS[name](quick)
     assert by.called == (name not in OFTEN)
+
+
+@pytest.mark.parametrize("way", ["express", "flask"])
+def test_batches_wait_by_columns_whichever_way_they_came(known: Api, quick: Api, way: str) -> None:
+    flush_all()
+    readings = [meter_reading(meterId=f"m{n}") for n in range(MIN_READINGS)]
+    for some in (readings[1:], readings):
+        accepted((quick if way == "express" else known).send(METER, some), len(some))
+    small, large = stream.claim(METER, "test", 10)
+    assert [type(small.body), type(large.body)] == [bytes, Packed]
+    assert json.loads(as_json(METER, large.body or b"")) == json.loads(encoded(readings))
+    assert flush_all()["meter"]["inserted"] == len(readings)  # and the smaller one's again
 
 
 def test_a_defect_is_told_as_any_other(quick: Api, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,11 +9,21 @@ import pytest
 from click.testing import Result
 from flask import Flask
 
+from models import packed
 from models.kinds import METER, VEHICLE
-from tests.factories import at, execute, flush_all, make_fleet, meter_reading, rows
+from models.packed import MIN_READINGS, Sent
+from tests.factories import (
+    at,
+    execute,
+    flush_all,
+    make_fleet,
+    meter_reading,
+    post_to_stream,
+    rows,
+)
 from tests.web.calls import encoded
 from web import operations
-from workers import conservation, stream
+from workers import conservation, entries, stream
 from workers.compression import compress
 from workers.stream import StreamUnavailable
 
@@ -149,9 +159,9 @@ def test_an_entry_by_columns_that_was_not_understood_can_be_replayed(
     fleet = make_fleet("A")
     many = [meter_reading(meterId=f"meter-{n}") for n in range(100)]
     verdict = operations._verdict(METER, encoded(many))
-    assert verdict.packed
-    stream.append(METER, fleet, len(many), verdict.body, verdict.packed)
+    stream.append(METER, fleet, len(many), verdict.body)
     ((_, fields),) = stream.client().xrange(KEY)
+    assert fields[b"v"] == stream.COLUMNS
     stream.client().delete(KEY)
     raw = b" ".join(name + b"=" + value for name, value in fields.items())
     bury(raw, fleet=fleet if fleet_is_known else None, reason="KILLER_ENTRY")
@@ -163,8 +173,28 @@ def test_an_entry_by_columns_that_was_not_understood_can_be_replayed(
 def test_columns_that_cannot_be_unpacked_stay(app: Flask) -> None:
     raw = b"v=3 f=1 n=40 c=" + compress(b"no columns")
     letter = bury(raw, fleet=None, reason="UNREADABLE")
-    assert "stays, the door says" in run(app, "deadletters", "replay", str(letter)).stderr
+    told = run(app, "deadletters", "replay", str(letter)).stderr
+    assert "stays, the door says UNREADABLE" in told
     assert letters() == [letter]
+
+
+def test_columns_of_another_release_are_kept_for_it(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A flush that knows another number of measures buries what a later one can bring back."""
+
+    def unknown(*_: Any) -> Sent:
+        raise ValueError("readings of 3 values")
+
+    many = [meter_reading(meterId=f"meter-{n}") for n in range(MIN_READINGS)]
+    post_to_stream(METER, make_fleet("A"), many)
+    with monkeypatch.context() as release:
+        release.setattr(packed, "unpack", unknown)
+        release.setattr(entries, "unpack", unknown)
+        assert flush_all()["meter"]["dead"] == 1
+    told = run(app, "deadletters", "replay", "1").stdout
+    assert f"1 letters with {MIN_READINGS} readings" in told
+    assert flush_all()["meter"]["inserted"] == len(many)
 
 
 @pytest.mark.parametrize(
@@ -274,6 +304,25 @@ def test_all_must_be_said(app: Flask, command: list[str]) -> None:
 
 
 # --- stream ---------------------------------------------------------------------------------------
+
+
+def test_what_waits_can_be_looked_at_whatever_its_form(app: Flask) -> None:
+    one = [meter_reading()]
+    many = [meter_reading(meterId=f"meter-{n}") for n in range(MIN_READINGS)]
+    post_to_stream(METER, 7, one)
+    post_to_stream(METER, 7, many)
+    stream.client().xadd(KEY, {"v": "9"})
+    stream.client().xadd(KEY, {"v": "3", "f": "7", "n": "1", "c": compress(b"no columns")})
+    result = run(app, "stream", "show", "meter", "--count", "5")
+    first, second, third, fourth = result.stdout.splitlines()
+    assert json.loads(first) == json.loads(encoded(one))
+    assert [reading["meterId"] for reading in json.loads(second)] == [r["meterId"] for r in many]
+    assert third == "b'v=9'"
+    assert fourth.startswith("b'v=3 f=7 n=1 c=")
+    assert f"fleet 7, {MIN_READINGS} readings" in result.stderr
+    assert "fleet ?, 1 readings" in result.stderr
+    assert stream.waiting(METER) == 4
+    assert len(run(app, "stream", "show", "meter").stdout.splitlines()) == 1
 
 
 def test_a_healthy_stream_has_nothing_to_tell(app: Flask) -> None:
