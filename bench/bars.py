@@ -61,16 +61,6 @@ def _milliseconds(name: str, share: float) -> Found:
     return found
 
 
-def _of_medians(name: str, floor: str) -> Found:
-    """Of two figures that no round measured together."""
-
-    def found(rounds: Rounds) -> float | None:
-        value, under = rounds.median(name), rounds.median(floor)
-        return value / under if value is not None and under else None
-
-    return found
-
-
 def reads(rounds: Rounds) -> str:
     """Before which history GETs were measured: the roll-up's day, or else what the rounds left."""
     return "reads." if rounds.values("reads.performance") else ""
@@ -92,13 +82,17 @@ def _largest_bytes(rounds: Rounds) -> float | None:
     )
 
 
-def _growth_of_reads(rounds: Rounds) -> float | None:
-    """GETs after ten times the history, each beside /healthz of its own rounds."""
-    few, many = (
-        rounds.ratio(f"history.{name}.performance", f"history.{name}.healthz")
-        for name in ("few", "many")
-    )
-    return many / few if few and many else None
+def _growth(name: str, floor: str) -> Found:
+    """After ten times the history, of before: minutes lie between, so each beside its own floor."""
+
+    def found(rounds: Rounds) -> float | None:
+        few, many = (
+            rounds.ratio(f"history.{days}.{name}", f"history.{days}.{floor}")
+            for days in ("few", "many")
+        )
+        return many / few if few and many else None
+
+    return found
 
 
 def _too_few_rows(rounds: Rounds) -> str | None:
@@ -152,7 +146,11 @@ BARS = (
         unit=" ms",
         reservation=_too_few_rows,
     ),
-    Bar("GET performance after 10 times the history, of before", _growth_of_reads, 0.9),
+    Bar(
+        "GET performance after 10 times the history, of before",
+        _growth("performance", "healthz"),
+        0.9,
+    ),
     Bar(
         "backlog drained, of bare COPY",
         _ratio("backlog.drained", "backlog.copy"),
@@ -169,7 +167,7 @@ BARS = (
     ),
     Bar(
         "a tick after 10 times the history, of before",
-        _of_medians("history.many.tick", "history.few.tick"),
+        _growth("tick", "grouped"),
         1.1,
         at_least=False,
     ),

@@ -99,8 +99,15 @@ class Day:
         stage.rows += len(KINDS) * len(numbers)
         self._oldest = min(self._oldest, first_minute)
         self._mark(first_minute, last_minute - 1)
-        with psycopg.connect(stage.database_url, autocommit=True) as conn:
-            conn.execute("VACUUM ANALYZE")  # as autovacuum would in time
+
+    def settle(self) -> None:
+        """Have done at once what follows so many rows in time, and would disturb what is measured.
+
+        Autovacuum and the checkpoint take minutes of a core and of the disk.
+        """
+        with psycopg.connect(self._stage.database_url, autocommit=True) as conn:
+            conn.execute("VACUUM ANALYZE")
+            conn.execute("CHECKPOINT")
 
     def advance(self) -> None:
         """One more minute of readings of every device."""

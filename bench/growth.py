@@ -110,8 +110,10 @@ def _day(stage: Stage, rounds: Rounds, devices: int, days: int, count: int) -> N
     day = Day(stage, devices, Habit.SESSIONS, days * DAY_MINUTES)
     day.empty()
     day.fill(0, days * DAY_MINUTES)
+    day.settle()
     with ticking() as ticker:
         day.tick(ticker)
+        day.settle()
         for _ in range(count):
             day.advance()
             rounds.add({"growth.tick": day.tick(ticker).seconds})

@@ -53,10 +53,12 @@ BACKLOG = (
     Line("bare COPY right after it", "backlog.copy"),
 )
 HISTORY = (
-    Line("1 day of history", "history.few.tick"),
+    Line("1 day of history", "history.few.tick", [("GROUP BY", "history.few.grouped")]),
     Line("of it CPU of the rollup's process", "history.few.tick.cpu"),
-    Line("10 days of history", "history.many.tick"),
+    Line("plain GROUP BY over the last 24 h", "history.few.grouped"),
+    Line("10 days of history", "history.many.tick", [("GROUP BY", "history.many.grouped")]),
     Line("of it CPU of the rollup's process", "history.many.tick.cpu"),
+    Line("plain GROUP BY over the last 24 h", "history.many.grouped"),
 )
 READS = (
     ("after the rounds", ""),

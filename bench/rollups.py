@@ -31,12 +31,14 @@ def measure(stage: Stage, rounds: Rounds, *, vehicles: int, habit: Habit, count:
     day = Day(stage, vehicles, habit, DAY_MINUTES)
     day.empty()
     day.fill(0, DAY_MINUTES)
+    day.settle()
     if not rounds.names("bytes."):  # of rows that the flush has written
         rounds.add(bytes_per_reading(stage))
     rounds.add(day.parallel_workers())
     with ticking() as ticker:
         say(f"{name}: the first tick, which computes every hour")
         first = day.tick(ticker)
+        day.settle()
         rounds.add({f"{name}.first": first.seconds, f"{name}.first.hours": first.hours})
         for number in range(count):
             say(f"round {number + 1} of {count}: {name}")
@@ -57,12 +59,15 @@ def history(stage: Stage, rounds: Rounds, *, vehicles: int, count: int, seconds:
     day.empty()
     for name, first, last in (("few", minutes - few, minutes), ("many", 0, minutes - few)):
         day.fill(first, last)
+        day.settle()
         with ticking() as ticker:
             say(f"history: every hour of {name} days")
             day.tick(ticker)
+            day.settle()
             for number in range(count):
                 say(f"round {number + 1} of {count}: ticks with {name} days of history")
                 rounds.add(_ticked(day, ticker, f"history.{name}"))
+                rounds.add({f"history.{name}.grouped": day.group()})
         reads(stage, rounds, f"history.{name}", vehicles=vehicles, count=count, seconds=seconds)
         stage.stop_application()
     stage.check_rows()
@@ -88,8 +93,6 @@ def reads(
 
 
 _FIRST_CONNECTIONS = 4
-#: Rounds of GETs in `history`, at most.
-_HISTORY_ROUNDS = 3
 #: Fewer rows leave most of each partition's pages empty.
 ROWS_TO_WEIGH = 1_000_000
 #: Of one round.

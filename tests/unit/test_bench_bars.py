@@ -95,6 +95,14 @@ def test_reads_after_more_history_are_held_against_healthz_of_their_own_time() -
     ]
 
 
+def test_a_tick_after_more_history_is_held_against_the_group_by_of_its_own_time() -> None:
+    rounds = Rounds()
+    for name, tick, grouped in (("few", 0.2, 1.0), ("many", 0.36, 1.5)):  # a slower hour
+        rounds.add({f"history.{name}.tick": tick, f"history.{name}.grouped": grouped})
+
+    assert lines(rounds)["a tick after 10 times the history, of before"][-2:] == ["1.20", "NOT met"]
+
+
 def test_the_larger_kind_counts_and_milliseconds_are_of_all_samples() -> None:
     rounds = Rounds()
     rounds.add({"bytes.meter": 96.0, "bytes.vehicle": 104.0})
