@@ -90,7 +90,8 @@ def test_what_is_no_bare_array_is_stored_as_it_came(spelled: bytes) -> None:
 
 def test_a_batch_that_is_packed_has_an_entry_alone() -> None:
     packed = append._Parcel(METER, 7, 40, Packed(b"[columns]"))
-    assert travel([parcel(METER, 7, 1), packed, parcel(METER, 7, 2)]) == [True, False, False]
+    outcomes = travel([parcel(METER, 7, 1), packed, parcel(METER, 7, 2)])
+    assert sorted(outcomes, key=bool) == [False, False, True]  # one of them rings
     found = [(entry.body, entry.count) for entry in stream.claim(METER, "a", 10)]
     assert sorted(found) == [(b"[1,2]", 2), (b"[columns]", 40)]
 
