@@ -105,18 +105,24 @@ def as_json(kind: Kind, body: bytes) -> bytes:
     if not isinstance(body, Packed):
         return body
     sent = unpack(kind, body)
-    fields = kind.id_field, *(m.field for m in kind.measures), "timestamp"
-    values = (map(_finite, column.tolist()) for column in sent.values)
-    rows = zip(sent.device_ids, *values, map(spelled, sent.recorded_us.tolist()), strict=True)
-    return msgspec.json.encode([dict(zip(fields, row, strict=True)) for row in rows])
+    values = zip(*(column.tolist() for column in sent.values), strict=True)
+    rows = zip(sent.device_ids, sent.recorded_us.tolist(), values, strict=True)
+    return msgspec.json.encode([as_posted(kind, *row) for row in rows])
+
+
+def as_posted(
+    kind: Kind, device_id: str, recorded_us: int, values: Sequence[float]
+) -> dict[str, Any]:
+    """One reading as it may be posted; what is no lawful value is said in words."""
+    measured = {m.field: _finite(v) for m, v in zip(kind.measures, values, strict=True)}
+    return {kind.id_field: device_id, **measured, "timestamp": _spelled(recorded_us)}
 
 
 def _finite(value: float) -> float | str:
     return value if math.isfinite(value) else str(value)  # JSON has no such numbers
 
 
-def spelled(micros: int) -> str:
-    """An instant as a reading says it; in words when no calendar has it."""
+def _spelled(micros: int) -> str:
     try:
         return rfc3339(from_us(micros))
     except OverflowError:  # before the year 1 or after 9999: only by hand past the door

@@ -21,7 +21,7 @@ from models.clock import from_us, to_us
 from models.columns import Columns, Floats, Ints
 from models.deadletters import Dead
 from models.kinds import Kind
-from models.packed import Packed, Sent, as_json, spelled, unpack
+from models.packed import Packed, Sent, as_json, as_posted, unpack
 from models.registry import Device
 from workers.stream import Entry
 
@@ -41,12 +41,8 @@ class Reading(NamedTuple):
 
     def dead(self, kind: Kind, reason: str, detail: str) -> Dead:
         """This reading as a dead letter; its bytes can be posted again as they are."""
-        raw: dict[str, Any] = {
-            kind.id_field: self.device_id,
-            **{m.field: v for m, v in zip(kind.measures, self.values, strict=True)},
-            "timestamp": spelled(self.recorded_us),
-        }
-        encoded = msgspec.json.encode(raw)
+        posted = as_posted(kind, self.device_id, self.recorded_us, self.values)
+        encoded = msgspec.json.encode(posted)
         return Dead(kind.name, self.entry_id, self.position, self.fleet_id, encoded, reason, detail)
 
 

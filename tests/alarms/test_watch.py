@@ -195,6 +195,7 @@ def test_one_loss_is_one_incident(put: Put) -> None:
     (drop,) = [row for row in found if row["rule"] == rules.DROP]
     assert drop["delta_pts"] == pytest.approx(-11.5, abs=0.3)
     assert {(row["vehicle_key"], row["returned_at"]) for row in found} == {(1, None)}
+    assert "resolved" not in {row["state"] for row in found}
     baseline = baseline_of(1)
     assert baseline["status"] == "ready"
     assert baseline["efficiency_median"] == pytest.approx(0.915, abs=0.003)
