@@ -87,14 +87,13 @@ MEASURES_OF: tuple[Callable[[Sequence[Any]], list[float]], ...] = (
 )
 assert max(len(kind.measures) for kind in KINDS.values()) <= len(MEASURES_OF)  # noqa: S101
 
-_device_ids = re.compile(rf"(?:\n{DEVICE_ID_PATTERN})*", re.ASCII)
+_device_ids = re.compile(rf"{DEVICE_ID_PATTERN}(?:\n{DEVICE_ID_PATTERN})*", re.ASCII)
 _timestamps_decoder = msgspec.json.Decoder(list[_Timestamp])
 
 
-def are_device_ids(spelled: Collection[str]) -> bool:
-    """Whether each of these texts is a lawful device id."""
-    lines = "\n".join(["", *spelled])
-    return _device_ids.fullmatch(lines) is not None and lines.count("\n") == len(spelled)
+def are_device_ids(lines: str, count: int) -> bool:
+    """Whether these are so many lawful device ids, one a line."""
+    return _device_ids.fullmatch(lines) is not None and lines.count("\n") + 1 == count
 
 
 def instants(spelled: Collection[str]) -> dict[str, int]:

@@ -17,7 +17,7 @@ import settings
 from models import Base, Fleet, codec
 from models.engine import driver, transaction
 from models.kinds import KINDS, METER, VEHICLE, Kind
-from models.packed import MIN_READINGS, Packed, Sent, pack
+from models.packed import MIN_READINGS, Packed, Sent, numbers_of, pack
 from workers import flush, rollup, stream
 from workers.devices import DeviceKeys
 
@@ -86,7 +86,8 @@ def post_to_stream(kind: Kind, fleet: int, readings: Sequence[Reading]) -> None:
 def packed_body(kind: Kind, body: bytes) -> Packed:
     """The same readings by columns."""
     readings = codec.plain_decoder(kind).decode(body)
-    return pack(Sent.of(kind, readings, codec.instants({r.timestamp for r in readings})))
+    numbers = numbers_of(kind, readings, codec.instants({r.timestamp for r in readings}))
+    return pack(Sent("\n".join(r.device_id for r in readings).encode(), *numbers))
 
 
 def flush_all(consumer: str = "test") -> dict[str, dict[str, int | str]]:

@@ -17,12 +17,13 @@ from itertools import chain
 from typing import Any
 
 import msgspec
+import numpy as np
 from marshmallow import ValidationError
 
 from models import codec
 from models.clock import rfc3339, to_us
 from models.kinds import Kind
-from models.packed import MAX_READINGS, MIN_READINGS, Sent, pack
+from models.packed import MAX_READINGS, MIN_READINGS, Sent, numbers_of, pack
 from web.body import Shape
 from web.refusals import Refused, Rejected
 from web.schemas import Message, schema_of
@@ -33,6 +34,9 @@ MAX_FIELDS = 16
 #: Bytes of a request per reading above which it is written anew, without what stands between: a
 #: sender of 4 MiB of blanks must not fill the stream's memory, and then a worker's, with them.
 MAX_BYTES_PER_READING = 512
+#: From here on numpy counts a character that is frequent faster than Python, by far: it takes its
+#: time to begin.
+NUMPY_COUNTS_BYTES = 2_048
 #: Characters of an unknown field's name in the answer.
 MAX_SHOWN_NAME = 64
 
@@ -92,19 +96,20 @@ def accept_all(kind: Kind, shape: Shape, body: bytes, lawful: Lawful) -> Verdict
         if not bounded or not _each_field_once(kind, body, count):
             return None
         instants = _lawful_instants({reading.timestamp for reading in readings}, lawful)
-        device_ids = [reading.device_id for reading in readings]
-        if not instants or not _are_lawful_devices(device_ids, lawful):
+        device_ids = "\n".join([reading.device_id for reading in readings])
+        if not instants or not _are_lawful_devices(device_ids, count, lawful):
             return None
     except codec.DECODE_ERRORS:
         return None
-    many = MIN_READINGS <= count <= MAX_READINGS
-    return Verdict(count, pack(Sent.of(kind, readings, instants)) if many else entry, [])
+    if MIN_READINGS <= count <= MAX_READINGS:
+        entry = pack(Sent(device_ids.encode(), *numbers_of(kind, readings, instants)))
+    return Verdict(count, entry, [])
 
 
-def _are_lawful_devices(spelled: Collection[str], lawful: Lawful) -> bool:
-    if lawful.devices is not None and not lawful.devices.issuperset(spelled):
+def _are_lawful_devices(lines: str, count: int, lawful: Lawful) -> bool:
+    if not codec.are_device_ids(lines, count):
         return False
-    return codec.are_device_ids(spelled)
+    return lawful.devices is None or lawful.devices.issuperset(lines.split("\n"))
 
 
 def _lawful_instants(spelled: Collection[str], lawful: Lawful) -> dict[str, int]:
@@ -153,7 +158,13 @@ def _each_field_once(kind: Kind, body: bytes, count: int) -> bool:
     hide a quote.
     """
     quotes = 2 * (len(kind.measures) + 2) + 4
-    return body.count(b'"') == quotes * count and b"\\" not in body
+    return _quotation_marks(body) == quotes * count and b"\\" not in body
+
+
+def _quotation_marks(body: bytes) -> int:
+    if len(body) < NUMPY_COUNTS_BYTES:
+        return body.count(b'"')
+    return int(np.count_nonzero(np.frombuffer(body, np.uint8) == ord('"')))
 
 
 # --- the law --------------------------------------------------------------------------------------

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
+from typing import NamedTuple
+
+import numpy as np
 
 import settings
-from models import writes
+from models import codec, writes
+from models.columns import Ints
 from models.engine import transaction
 from models.kinds import Kind
+from models.packed import device_ids
 from models.registry import Device
 
 #: Devices kept before starting afresh: some 40 MB.
 MAX_REMEMBERED = 200_000
+
+
+class Roster(NamedTuple):
+    """Whose readings they are, reading by reading: device ids of a fleet, UTF-8, one a line."""
+
+    fleet_id: int
+    lines: bytes
 
 
 class DeviceKeys:
@@ -19,6 +32,26 @@ class DeviceKeys:
 
     def __init__(self) -> None:
         self._known: dict[str, dict[Device, int]] = {}
+
+    def of_all(self, kind: Kind, rosters: Sequence[Roster]) -> Ints | None:
+        """The key of each line of each roster, one after the other.
+
+        None if one has none (see `resolve`), or is no lawful device id.
+        """
+        # Gateways send for the same devices time after time: of what they sent, once.
+        ids_of = {roster: device_ids(roster.lines) for roster in set(rosters)}
+        devices = {(fleet_id, id_) for (fleet_id, _), ids in ids_of.items() for id_ in ids}
+        spelled = {id_ for _, id_ in devices}
+        if not codec.are_device_ids("\n".join(spelled), len(spelled)):
+            return None
+        keys = self.resolve(kind, devices)
+        if len(keys) < len(devices):
+            return None
+        found = {
+            roster: np.array([keys[roster.fleet_id, id_] for id_ in ids], np.int32)
+            for roster, ids in ids_of.items()
+        }
+        return np.concatenate([found[roster] for roster in rosters])
 
     def resolve(self, kind: Kind, devices: AbstractSet[Device]) -> dict[Device, int]:
         """The keys of `devices`; missing are those of no fleet, and new ones of a full fleet."""

@@ -7,10 +7,9 @@ the place that a dead letter names (`decode`).
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, groupby, islice
+from itertools import chain, groupby
 from typing import Any, NamedTuple
 
 import msgspec
@@ -21,8 +20,8 @@ from models.clock import from_us, to_us
 from models.columns import Columns, Floats, Ints
 from models.deadletters import Dead
 from models.kinds import Kind
-from models.packed import Packed, Sent, as_json, as_posted, unpack
-from models.registry import Device
+from models.packed import Packed, as_json, as_posted, numbers_of, unpack
+from workers.devices import Roster
 from workers.stream import Entry
 
 WHOLE_ENTRY = -1
@@ -50,99 +49,85 @@ class Reading(NamedTuple):
 class Plain:
     """The readings of entries with which nothing is wrong, by columns."""
 
-    #: Of each entry its fleet, and the device ids of its readings.
-    senders: list[tuple[int, list[str]]]
-    #: By fleet, each device id once.
-    ids_of: Mapping[int, set[str]]
+    #: Whose they are, in the order of the readings.
+    rosters: list[Roster]
     recorded_us: Ints
     received_us: Ints
     values: tuple[Floats, ...]
 
-    def devices(self) -> set[Device]:
-        """Whoever sent one of them."""
-        return {(fleet, device_id) for fleet, ids in self.ids_of.items() for device_id in ids}
-
-    def columns(self, keys: Mapping[Device, int]) -> Columns:
-        """With the devices' keys; each must have one."""
-        keys_of: defaultdict[int, dict[str, int]] = defaultdict(dict)
-        for (fleet, device_id), key in keys.items():
-            keys_of[fleet][device_id] = key
-        found = (map(keys_of[fleet].__getitem__, ids) for fleet, ids in self.senders)
-        device_key = np.fromiter(chain.from_iterable(found), np.int32, len(self.recorded_us))
+    def columns(self, device_key: Ints) -> Columns:
+        """With the devices' keys, one for each reading."""
         return Columns(device_key, self.recorded_us, self.received_us, self.values)
 
 
 def decode_plain(kind: Kind, entries: Sequence[Entry]) -> Plain | None:
-    """The readings of some entries; None if one is not lawful: `decode` says which, and why."""
+    """The readings of some entries; None if one is not lawful: `decode` says which, and why.
+
+    Device ids are not judged here, but where their keys are found (workers/devices.py).
+    """
+    if any(entry.body is None or entry.fleet_id is None for entry in entries):
+        return None
     try:
         parts = list(_parts(kind, entries))
     except (*codec.DECODE_ERRORS, ValueError, OverflowError):
         return None
-    ids = list(chain.from_iterable(part.device_ids for part in parts))
-    senders = [
-        (entry.fleet_id, sent)
-        for entry, sent in zip(entries, ids, strict=True)
-        if entry.fleet_id is not None
-    ]
-    ids_of = _ids_by_fleet(senders)
     values = tuple(map(np.concatenate, zip(*(part.values for part in parts), strict=True)))
-    lawful = all(map(codec.are_device_ids, ids_of.values())) and _are_in_range(kind, values)
-    if len(senders) < len(entries) or not lawful:
+    if not _are_in_range(kind, values):
         return None
+    counts = list(chain.from_iterable(part.counts for part in parts))
     return Plain(
-        senders,
-        ids_of,
+        list(chain.from_iterable(part.rosters for part in parts)),
         np.concatenate([part.recorded_us for part in parts]),
-        np.repeat([entry.received_us for entry in entries], list(map(len, ids))),
+        np.repeat([entry.received_us for entry in entries], counts),
         values,
     )
 
 
 class _Part(NamedTuple):
-    """The readings of consecutive entries by columns, and the device ids of each entry."""
+    """The readings of consecutive entries by columns, and how many each entry has."""
 
-    device_ids: list[list[str]]
+    rosters: list[Roster]
+    counts: list[int]
     recorded_us: Ints
     values: tuple[Floats, ...]
 
 
 def _parts(kind: Kind, entries: Sequence[Entry]) -> Iterator[_Part]:
     """In the order of the entries. Raises `codec.DECODE_ERRORS`, ValueError and OverflowError."""
-    for form, bodies in groupby([entry.body or b"" for entry in entries], type):
+    for form, some in groupby(entries, lambda entry: type(entry.body)):
         if form is Packed:
-            yield from (_out_of_columns(kind, body) for body in bodies)
+            yield from (_out_of_columns(kind, entry) for entry in some)
         else:
-            yield _out_of_json(kind, list(bodies))
+            yield _out_of_json(kind, list(some))
 
 
-def _out_of_columns(kind: Kind, body: bytes) -> _Part:
-    sent = unpack(kind, body)
+def _out_of_columns(kind: Kind, entry: Entry) -> _Part:
+    sent = unpack(kind, entry.body or b"")
     for instant in (sent.recorded_us.min(), sent.recorded_us.max()):
         from_us(int(instant))  # raises OverflowError for what no calendar has
-    return _Part([sent.device_ids], sent.recorded_us, sent.values)
+    roster = Roster(entry.fleet_id or 0, sent.roster)
+    return _Part([roster], [len(sent.recorded_us)], sent.recorded_us, sent.values)
 
 
-def _out_of_json(kind: Kind, bodies: Sequence[bytes]) -> _Part:
+def _out_of_json(kind: Kind, entries: Sequence[Entry]) -> _Part:
     """All at once: most are small, and numpy takes its time for each array."""
-    decoded = list(map(codec.plain_decoder(kind).decode, bodies))
+    decode_one = codec.plain_decoder(kind).decode
+    decoded = [decode_one(entry.body or b"") for entry in entries]
     readings = list(chain.from_iterable(decoded))
-    sent = Sent.of(kind, readings, codec.instants({reading.timestamp for reading in readings}))
-    rest = iter(sent.device_ids)
-    ids = [list(islice(rest, len(body))) for body in decoded]
-    return _Part(ids, sent.recorded_us, sent.values)
+    instants = codec.instants({reading.timestamp for reading in readings})
+    rosters = [
+        Roster(fleet_id or 0, "\n".join([r.device_id for _, sent in some for r in sent]).encode())
+        for fleet_id, some in groupby(
+            zip(entries, decoded, strict=True), lambda pair: pair[0].fleet_id
+        )
+    ]
+    return _Part(rosters, list(map(len, decoded)), *numbers_of(kind, readings, instants))
 
 
 def _are_in_range(kind: Kind, values: Sequence[Floats]) -> bool:
     """Whether each value lies in its measure's range. NaN does not."""
     columns = zip(kind.measures, values, strict=True)
     return all(bool(np.all((m.low <= column) & (column <= m.high))) for m, column in columns)
-
-
-def _ids_by_fleet(senders: Iterable[tuple[int, list[str]]]) -> dict[int, set[str]]:
-    ids_of: defaultdict[int, set[str]] = defaultdict(set)
-    for fleet, ids in senders:
-        ids_of[fleet].update(ids)
-    return ids_of
 
 
 def decode(kind: Kind, entries: Sequence[Entry]) -> tuple[list[Reading], list[Dead]]:

@@ -283,9 +283,10 @@ def _plain(kind: Kind, entries: Sequence[Entry]) -> Columns | None:
     plain = decode_plain(kind, entries)
     if plain is None:
         return None
-    devices = plain.devices()
-    keys = _device_keys.resolve(kind, devices)
-    return plain.columns(keys) if len(keys) == len(devices) else None
+    device_key = _device_keys.of_all(kind, plain.rosters)
+    if device_key is None or len(device_key) != len(plain.recorded_us):
+        return None
+    return plain.columns(device_key)
 
 
 def _commit_one_by_one(

@@ -615,10 +615,10 @@ class KeysOfThreads:
     def __init__(self) -> None:
         self._local = threading.local()
 
-    def resolve(self, *args: Any) -> Any:
+    def __getattr__(self, name: str) -> Any:
         if not hasattr(self._local, "keys"):
             self._local.keys = DeviceKeys()
-        return self._local.keys.resolve(*args)
+        return getattr(self._local.keys, name)
 
 
 def test_eight_flushes_at_once_store_every_reading_once(

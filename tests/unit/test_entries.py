@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, timedelta, timezone
@@ -16,9 +18,11 @@ from hypothesis import strategies as st
 from models import codec
 from models.clock import to_us
 from models.codec import Row
-from models.kinds import METER, VEHICLE
+from models.kinds import METER, VEHICLE, Kind
 from models.packed import Packed, Sent, pack, unpack
+from models.registry import Device
 from tests.factories import at, meter_reading, packed_body, vehicle_reading
+from workers.devices import DeviceKeys
 from workers.entries import WHOLE_ENTRY, decode, decode_plain
 from workers.stream import Entry
 
@@ -57,15 +61,38 @@ some_readings = st.lists(
             "batteryTemp": st.floats(-60, 120) | st.just("warm"),
         }
     ),
+    min_size=1,
     max_size=4,
 )
+
+
+class Registered(DeviceKeys):
+    """Every device has a key, in the order in which they come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keys: dict[Device, int] = {}
+
+    def resolve(self, _: Kind, devices: AbstractSet[Device]) -> dict[Device, int]:
+        return {device: self.keys.setdefault(device, len(self.keys)) for device in devices}
+
+
+def plain_rows(
+    kind: Kind, entries: Sequence[Entry], keys: DeviceKeys | None = None
+) -> list[Row] | None:
+    """What the flush stores without a further look; None when it has to look."""
+    plain = decode_plain(kind, entries)
+    device_key = None if plain is None else (keys or Registered()).of_all(kind, plain.rosters)
+    if plain is None or device_key is None or len(device_key) != len(plain.recorded_us):
+        return None
+    return list(plain.columns(device_key).rows())
 
 
 def packed_entry(entry: Entry) -> Entry:
     """The same as the door packs it; as it was when it would not."""
     with suppress(*codec.DECODE_ERRORS, ValueError):
         packed = packed_body(VEHICLE, entry.body or b"")
-        if codec.are_device_ids(unpack(VEHICLE, packed).device_ids):
+        if codec.are_device_ids(unpack(VEHICLE, packed).roster.decode(), entry.count):
             return replace(entry, body=packed)
     return entry
 
@@ -84,14 +111,13 @@ def test_columns_hold_what_the_readings_are_one_by_one(
     ]
     readings, dead = decode(VEHICLE, entries)
     assert (readings, dead) == decode(VEHICLE, as_json)
-    plain = decode_plain(VEHICLE, entries)
+    known = Registered()
+    plain = plain_rows(VEHICLE, entries, known)
     assert (plain is None) is bool(dead)
     if plain is not None:
-        devices = [(r.fleet_id, r.device_id) for r in readings]
-        keys = {device: key for key, device in enumerate(sorted(set(devices)))}
-        assert plain.devices() == set(devices)
-        assert list(plain.columns(keys).rows()) == [
-            Row(keys[r.fleet_id, r.device_id], r.recorded_us, r.received_us, r.values)
+        assert known.keys.keys() == {(r.fleet_id, r.device_id) for r in readings}
+        assert plain == [
+            Row(known.keys[r.fleet_id, r.device_id], r.recorded_us, r.received_us, r.values)
             for r in readings
         ]
 
@@ -128,9 +154,9 @@ def test_what_is_unlawful_among_columns_leaves_its_neighbours(spoilt: dict[str, 
     rows[1] |= spoilt
     of = {name: [row[name] for row in rows] for name in rows[0]}
     values = tuple(np.array(of[field], np.float64) for field in ("kwhConsumedAc", "voltage"))
-    body = pack(Sent(of["meterId"], np.array(of["recorded_us"]), values))
+    body = pack(Sent("\n".join(of["meterId"]).encode(), np.array(of["recorded_us"]), values))
     entries = [Entry("1-0", 7, 3, body, b"all of it")]
-    assert decode_plain(METER, entries) is None
+    assert plain_rows(METER, entries) is None
     readings, (letter,) = decode(METER, entries)
     assert [(r.device_id, r.recorded_us) for r in readings] == [("m0", noon), ("m2", noon + 2)]
     assert (letter.reason, letter.position, letter.fleet_id) == ("UNREADABLE", 1, 7)
@@ -160,6 +186,8 @@ def test_an_unreadable_entry_is_kept_as_it_is() -> None:
 
 def test_an_entry_without_readings_is_nothing() -> None:
     assert decode(METER, [entry()]) == ([], [])
+    assert plain_rows(METER, [entry()]) is None
+    assert len(plain_rows(METER, [entry(), entry(meter_reading()), entry()]) or []) == 1
 
 
 def test_a_dead_reading_can_be_posted_again_as_it_is() -> None:
