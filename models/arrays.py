@@ -165,6 +165,23 @@ def _unpacked(columns: Iterable[bytes | None], types: Mapping[str, Type]) -> Arr
     return found
 
 
+def changes(*columns: Array) -> npt.NDArray[np.bool_]:
+    """Where a row differs from the one before it; the first always does."""
+    changed = np.zeros(len(columns[0]), np.bool_)
+    changed[:1] = True
+    for column in columns:
+        changed[1:] |= column[1:] != column[:-1]
+    return changed
+
+
+def pairs(first: Array, second: Array) -> tuple[Array, Array]:
+    """Each pair once, in order. (np.unique along an axis compares bytes, and takes ten times.)"""
+    order = np.lexsort((second, first))
+    first, second = first[order], second[order]
+    new = changes(first, second)
+    return first[new], second[new]
+
+
 def _element(type_: Type) -> np.dtype[Any]:
     return np.dtype([("length", ">i4"), ("value", type_.code)])
 

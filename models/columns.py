@@ -90,14 +90,14 @@ class Columns:
         """(the first of each device and instant, sorted by them; those that came after it)."""
         # A stable sort: of equals, what came first stays first.
         ordered = self.take(np.lexsort((self.recorded_us, self.device_key)))
-        first = _changes(ordered.device_key, ordered.recorded_us)
+        first = arrays.changes(ordered.device_key, ordered.recorded_us)
         if first.all():
             return ordered, ordered.take(~first)
         return ordered.take(first), ordered.take(~first)
 
     def newest(self) -> Columns:
         """The last reading of each device; the batch is sorted."""
-        last = np.roll(_changes(self.device_key), -1)
+        last = np.roll(arrays.changes(self.device_key), -1)
         return self.take(last)
 
     def hours(self) -> tuple[Ints, Ints, Ints]:
@@ -106,17 +106,8 @@ class Columns:
         The batch is sorted.
         """
         hours = self.recorded_us // HOUR_US
-        first = _changes(self.device_key, hours)
+        first = arrays.changes(self.device_key, hours)
         return self.device_key[first], hours[first], self.recorded_us[first]
-
-
-def _changes(*columns: Ints) -> Mask:
-    """Where a row differs from the one before it; the first always does."""
-    changed = np.zeros(len(columns[0]), np.bool_)
-    changed[:1] = True
-    for column in columns:
-        changed[1:] |= column[1:] != column[:-1]
-    return changed
 
 
 def names(kind: Kind) -> list[str]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from typing import Any, LiteralString, NamedTuple
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 from psycopg import sql
+from psycopg.rows import args_row
 from sqlalchemy import Connection, func, select, text
 from sqlalchemy.dialects import postgresql
 
@@ -34,17 +37,17 @@ class Supply(NamedTuple):
     to_at: datetime
 
 
-_MARK = {
-    VEHICLE: text("INSERT INTO vehicles_dirty (vehicle_key) SELECT unnest(CAST(:keys AS int[]))"),
-    METER: text("""
+_MARK: dict[Kind, LiteralString] = {
+    VEHICLE: "INSERT INTO vehicles_dirty (vehicle_key) SELECT unnest(%(keys)s::int[])",
+    METER: """
         INSERT INTO vehicles_dirty (vehicle_key)
         SELECT v.key FROM meters m
         JOIN vehicles v ON v.fleet_id = m.fleet_id
             AND v.device_id = 'vehicle-' || substr(m.device_id, 7)
-        WHERE m.key = ANY (:keys) AND m.device_id LIKE 'meter-_%'
+        WHERE m.key = ANY (%(keys)s::int[]) AND m.device_id LIKE 'meter-_%%'
         UNION
-        SELECT vehicle_key FROM meter_assignments WHERE meter_key = ANY (:keys)
-    """),
+        SELECT vehicle_key FROM meter_assignments WHERE meter_key = ANY (%(keys)s::int[])
+    """,
 }
 
 _DUE = text("""
@@ -103,33 +106,33 @@ def take_dirty(conn: Connection, kind: Kind, limit: int, *, up_to: int) -> array
     return arrays.read(conn, sql.SQL(_MARKS), parameters, _DIRTY_TYPES, first=taken)
 
 
-_SUPPLIES = text("""
+_SUPPLIES: LiteralString = """
     WITH page AS (
         SELECT key, fleet_id, device_id FROM vehicles
-        WHERE key = ANY (:keys)
+        WHERE key = ANY (%(keys)s::int[])
     ), assigned AS (
         SELECT page.key, a.meter_key, m.device_id AS meter_id,
-               greatest(a.valid_from, :from_at) AS from_at,
-               least(coalesce(a.valid_to, :to_at), :to_at) AS to_at
+               greatest(a.valid_from, %(from_at)s) AS from_at,
+               least(coalesce(a.valid_to, %(to_at)s), %(to_at)s) AS to_at
         FROM page
         JOIN meter_assignments a ON a.vehicle_key = page.key
         JOIN meters m ON m.key = a.meter_key
-        WHERE a.valid_from < :to_at AND (a.valid_to IS NULL OR a.valid_to > :from_at)
+        WHERE a.valid_from < %(to_at)s AND (a.valid_to IS NULL OR a.valid_to > %(from_at)s)
     ), conventional AS (     -- vehicle-XXX <-> meter-XXX, where nobody has assigned either
         SELECT page.key, m.key AS meter_key, 'meter-' || substr(page.device_id, 9) AS meter_id,
-               CAST(:from_at AS timestamptz) AS from_at, CAST(:to_at AS timestamptz) AS to_at
+               %(from_at)s::timestamptz AS from_at, %(to_at)s::timestamptz AS to_at
         FROM page
         LEFT JOIN meters m ON m.fleet_id = page.fleet_id
             AND m.device_id = 'meter-' || substr(page.device_id, 9)
-        WHERE page.device_id LIKE 'vehicle-_%' AND NOT EXISTS (
+        WHERE page.device_id LIKE 'vehicle-_%%' AND NOT EXISTS (
             SELECT FROM meter_assignments a WHERE a.vehicle_key = page.key OR a.meter_key = m.key)
     )
     SELECT page.key, page.fleet_id, page.device_id, s.meter_key, s.meter_id,
-           coalesce(s.from_at, :from_at), coalesce(s.to_at, :to_at)
+           coalesce(s.from_at, %(from_at)s), coalesce(s.to_at, %(to_at)s)
     FROM page
     LEFT JOIN (SELECT * FROM assigned UNION ALL SELECT * FROM conventional) AS s USING (key)
     ORDER BY page.key, s.from_at
-""")
+"""
 
 
 def vehicles_after(conn: Connection, after_key: int, limit: int) -> list[int]:
@@ -138,9 +141,10 @@ def vehicles_after(conn: Connection, after_key: int, limit: int) -> list[int]:
     return list(conn.execute(query).scalars())
 
 
-def mark_vehicles(conn: Connection, kind: Kind, device_keys: Collection[int]) -> None:
+def mark_vehicles(conn: Connection, kind: Kind, device_keys: npt.ArrayLike) -> None:
     """Note that the summaries of the vehicles that these devices are, or serve, are out of date."""
-    conn.execute(_MARK[kind], {"keys": list(device_keys)})
+    keys = arrays.packed(arrays.INT, device_keys)
+    driver(conn).execute(_MARK[kind], {"keys": keys})
 
 
 #: Uses index: {hourly}'s primary key (device_key, hour).
@@ -191,8 +195,10 @@ def supplies(
     conn: Connection, from_at: datetime, to_at: datetime, vehicle_keys: Sequence[int]
 ) -> list[Supply]:
     """The meters of these vehicles in a window, in order of vehicle and time."""
-    parameters = {"from_at": from_at, "to_at": to_at, "keys": list(vehicle_keys)}
-    return [Supply(*row) for row in conn.execute(_SUPPLIES, parameters)]
+    keys = arrays.packed(arrays.INT, vehicle_keys)
+    with driver(conn).cursor(row_factory=args_row(Supply)) as cursor:
+        cursor.execute(_SUPPLIES, {"from_at": from_at, "to_at": to_at, "keys": keys})
+        return cursor.fetchall()
 
 
 #: Written by others than the roll-up.
@@ -221,8 +227,18 @@ def write_performance_columns(conn: Connection, columns: Mapping[str, Any]) -> N
     """
     many = {name: values for name, values in columns.items() if not _is_one(values)}
     one = [name for name in _summary_names() if name not in many]
-    types = {c.name: c.type.compile(_DIALECT) for c in VehiclePerformance.__table__.columns}
-    placeholders = [_PACKED[types[name]].sql if types[name] in _PACKED else "text" for name in many]
+    types = _summary_types()
+    parameters = [_parameter(types[name], values) for name, values in many.items()]
+    driver(conn).execute(
+        _columns_statement(tuple(many), tuple(one)), [*map(columns.get, one), *parameters]
+    )
+
+
+@cache  # putting it together takes milliseconds
+def _columns_statement(many: tuple[str, ...], one: tuple[str, ...]) -> bytes:
+    """An upsert of summaries: parameters for all of `one`, then arrays of `many`."""
+    types = _summary_types()
+    arrays_of = [_PACKED[types[name]].sql if types[name] in _PACKED else "text" for name in many]
     source = sql.SQL("SELECT {listed} FROM unnest({arrays}) AS u ({names})").format(
         listed=sql.SQL(", ").join(
             [
@@ -230,13 +246,15 @@ def write_performance_columns(conn: Connection, columns: Mapping[str, Any]) -> N
                 *(sql.SQL("%s::{}").format(sql.SQL(types[name])) for name in one),
             ]
         ),
-        arrays=sql.SQL(", ").join(sql.SQL("%s::{}[]").format(sql.SQL(p)) for p in placeholders),
+        arrays=sql.SQL(", ").join(sql.SQL("%s::{}[]").format(sql.SQL(p)) for p in arrays_of),
         names=sql.SQL(", ").join(map(sql.Identifier, many)),
     )
-    parameters = [_parameter(types[name], values) for name, values in many.items()]
-    driver(conn).execute(
-        _upsert([*many, *one], source), [*(columns[name] for name in one), *parameters]
-    )
+    return _upsert([*many, *one], source).as_bytes(None)
+
+
+@cache
+def _summary_types() -> dict[str, str]:
+    return {c.name: c.type.compile(_DIALECT) for c in VehiclePerformance.__table__.columns}
 
 
 def _parameter(type_: str, values: Any) -> Any:

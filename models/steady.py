@@ -231,12 +231,12 @@ def _written(kind: Kind) -> dict[str, Type]:
     return _WRITTEN | (_WRITTEN_VEHICLE if kind is VEHICLE else {})
 
 
-@cache
-def _write_statement(kind: Kind) -> sql.Composed:
+@cache  # putting it together takes a millisecond
+def _write_statement(kind: Kind) -> bytes:
     types = _written(kind)
     part = {"line_from": INT, "line_to": INT}
     names = [*types, "line_kwh"]
-    return sql.SQL(_WRITE).format(
+    composed = sql.SQL(_WRITE).format(
         hourly=sql.Identifier(kind.hourly.name),
         columns=sql.SQL(", ").join(map(sql.Identifier, names)),
         given=sql.SQL(", ").join(map(sql.Identifier, [*types, *part])),
@@ -247,3 +247,4 @@ def _write_statement(kind: Kind) -> sql.Composed:
         ),
         changed=arrays.replaced(name for name in names if name not in {"device_key", "hour"}),
     )
+    return composed.as_bytes(None)

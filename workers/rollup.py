@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -107,7 +107,7 @@ def tick(now: datetime, between: Callable[[], None] = _go_on) -> dict[str, int |
     vehicles, hours = 0, {kind.name: 0 for kind in KINDS.values()}
     try:
         for kind, newest in _newest_marks().items():
-            while bite := _refresh_some(kind, newest, now - WINDOW):
+            for bite in _bites(kind, newest, now - WINDOW):
                 hours[kind.name] += bite
                 between()
                 if time.monotonic() > deadline:
@@ -144,14 +144,24 @@ def _newest_marks() -> dict[Kind, int]:
         return {kind: rollups.newest_mark(conn, kind) for kind in KINDS.values()}
 
 
+def _bites(kind: Kind, newest: int, window_from: datetime) -> Iterator[int]:
+    """Recompute dirty hours bite by bite; how many marks each time."""
+    bite = DIRTY_BITE
+    while bite == DIRTY_BITE:  # a smaller one was the last
+        bite = _refresh_some(kind, newest, window_from)
+        yield bite
+
+
 def _refresh_some(kind: Kind, newest: int, window_from: datetime) -> int:
     """Recompute one bite of dirty hours; how many marks were worked off."""
     with alone(locks.ROLLUP) as conn:
         memory.take_turn(conn)
         marks = rollups.take_dirty(conn, kind, DIRTY_BITE, up_to=newest)
+        if not len(marks):
+            return 0
         device_keys, hours_us = memory.refresh(conn, kind, marks)
         shown = rollups.shown_since(conn, kind, device_keys, hours_us, window_from)
-        rollups.mark_vehicles(conn, kind, shown.tolist())
+        rollups.mark_vehicles(conn, kind, shown)
         evidence.mark(conn, kind, device_keys, hours_us)
     return int(marks["marks"].sum())
 

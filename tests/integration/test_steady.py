@@ -35,6 +35,7 @@ from tests.factories import (
     vehicle_reading,
 )
 from workers import performance, rollup
+from workers.steady import memory
 from workers.steady.memory import Memory, Summaries
 
 #: Where the random day ends, and ticks begin.
@@ -231,8 +232,11 @@ def test_whatever_happens_both_ways_agree(told: list[int]) -> None:
 
 
 @pytest.mark.usefixtures("servers")
-def test_devices_that_come_and_go_are_not_mixed_up(told: list[int]) -> None:
+def test_devices_that_come_and_go_are_not_mixed_up(
+    told: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """They lie in memory in the order in which they were taken in, not in that of their keys."""
+    monkeypatch.setattr(memory, "AT_ONCE", 2)
 
     @hypothesis_settings(max_examples=8)
     @given(st.integers(0, 2**32))

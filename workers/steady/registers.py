@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from sqlalchemy import Connection
 
-from models import steady
+from models import arrays, steady
 from models.clock import HOUR_US, SECOND_US, from_us
 from models.hours import BORDER_SECONDS
 from models.kinds import VEHICLE, Kind
@@ -354,9 +354,9 @@ class Registers:
         """(slots, hour numbers) of `touched`, each once, without devices that were forgotten."""
         if not touched:
             return np.empty(0, np.int64), np.empty(0, np.int64)
-        both = np.unique(np.stack(list(map(np.concatenate, zip(*touched, strict=True)))), axis=1)
-        here = self["hour_no"][both[0], both[1] % HOURS] == both[1]
-        return both[0][here], both[1][here]
+        slot, hour = arrays.pairs(*map(np.concatenate, zip(*touched, strict=True)))
+        here = self["hour_no"][slot, hour % HOURS] == hour
+        return slot[here], hour[here]
 
     def _write(self, conn: Connection, slot: Array, hour: Array) -> None:
         if not len(slot):

@@ -5,6 +5,8 @@ The rules are those of workers/energy.py (`judge`), quality.py and charging.py, 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -50,6 +52,17 @@ def summarise(ac: Look, dc: Look) -> tuple[Array, Columns]:
         **_efficiency(ac_cut, dc_cut, 100 * (end_us - window.from_us) / whole_us, covered_pct),
         **_split(window, end_us, ac_uwh, dc_uwh),
     }
+
+
+def joined(parts: Iterable[tuple[Array, Columns]]) -> tuple[Array, Columns]:
+    """What `summarise` says of several groups of vehicles, as of one."""
+    fits, columns = zip(*parts, strict=True)
+    together = {name: _joined([found[name] for found in columns]) for name in columns[0]}
+    return np.concatenate(fits), together
+
+
+def _joined(values: Sequence[Any]) -> Any:
+    return np.concatenate(values) if isinstance(values[0], np.ndarray) else [*chain(*values)]
 
 
 def rounded(values: Array, digits: int) -> Array:
