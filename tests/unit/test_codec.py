@@ -127,11 +127,13 @@ some_ids = st.lists(
 )
 
 
-@given(some_ids)
-@example(["m\nm"])
-def test_device_ids_are_lawful_together_if_each_of_them_is(ids: list[str]) -> None:
+@given(some_ids, st.sampled_from([0, 20, 300]))
+@example(["m\nm"], 0)
+def test_device_ids_are_lawful_together_if_each_of_them_is(ids: list[str], more: int) -> None:
+    ids = [*ids, *["m" * 64] * more]  # few, so many that they are remembered, too many for that
     each = [re.fullmatch(DEVICE_ID_PATTERN, text, re.ASCII) is not None for text in ids]
-    assert codec.are_device_ids("\n".join(ids), len(ids)) is all(each)
+    for _ in ("at first", "again"):
+        assert codec.are_device_ids("\n".join(ids), len(ids)) is all(each)
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=str)
@@ -148,8 +150,11 @@ def test_instants_are_told_by_what_says_them() -> None:
     ten, noon = datetime(2026, 1, 10, 10, tzinfo=UTC), datetime(2026, 1, 10, 12, tzinfo=UTC)
     spelled = ["2026-01-10T12:00:00Z", "2026-01-10T12:00:00.000001+02:00"]
     assert codec.instants(spelled) == {spelled[0]: to_us(noon), spelled[1]: to_us(ten) + 1}
-    with pytest.raises(codec.DECODE_ERRORS):
-        codec.instants([*spelled, "2026-01-10T12:00:00"])
+    for one in spelled * 2:  # alone, at first and again
+        assert codec.instants([one]) == {one: codec.instants(spelled)[one]}
+    for unlawful in ([*spelled, "2026-01-10T12:00:00"], ["2026-01-10T12:00:00"]):
+        with pytest.raises(codec.DECODE_ERRORS):
+            codec.instants(unlawful)
 
 
 # --- instants -------------------------------------------------------------------------------------
