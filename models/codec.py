@@ -93,15 +93,15 @@ _timestamps_decoder = msgspec.json.Decoder(list[_Timestamp])
 
 def are_device_ids(lines: str, count: int) -> bool:
     """Whether these are so many lawful device ids, one a line."""
-    if lines.count("\n") + 1 != count:
+    if not lines.isascii() or lines.count("\n") + 1 != count:
         return False
-    remembered = _REMEMBERED_CHARS[0] <= len(lines) <= _REMEMBERED_CHARS[1]
+    remembered = _REMEMBERED_BYTES[0] <= len(lines) <= _REMEMBERED_BYTES[1]
     return _are_device_ids(lines) if remembered else _device_ids.fullmatch(lines) is not None
 
 
 #: A gateway names the same devices, in the same order, time after time. Shorter lists are judged as
 #: quickly as they are found, longer ones would take too much memory: 4 MB at most.
-_REMEMBERED_CHARS = 512, 16_384
+_REMEMBERED_BYTES = 512, 16_384
 
 
 @lru_cache(maxsize=256)
@@ -113,8 +113,13 @@ def instants(spelled: Collection[str]) -> dict[str, int]:
     """Microseconds since 1970 by the timestamp that says so; raises (see `DECODE_ERRORS`)."""
     if len(spelled) == 1:
         (only,) = spelled
-        return {only: _instant(only)}
+        if len(only) <= _REMEMBERED_TIMESTAMP:
+            return {only: _instant(only)}
     return dict(zip(spelled, _decoded(tuple(spelled)), strict=True))
+
+
+#: Characters; nobody needs more, and whoever sends a thousand zeros shall not have them kept.
+_REMEMBERED_TIMESTAMP = 40
 
 
 @lru_cache(maxsize=1_024)  # the same second comes from many devices, and comes again in the flush

@@ -230,7 +230,7 @@ def write_performance_columns(conn: Connection, columns: Mapping[str, Any]) -> N
     types = _summary_types()
     parameters = [_parameter(types[name], values) for name, values in many.items()]
     driver(conn).execute(
-        _columns_statement(tuple(many), tuple(one)), [*map(columns.get, one), *parameters]
+        _columns_statement(tuple(many), tuple(one)), [*map(columns.__getitem__, one), *parameters]
     )
 
 

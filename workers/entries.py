@@ -115,13 +115,20 @@ def _out_of_json(kind: Kind, entries: Sequence[Entry]) -> _Part:
     decoded = [decode_one(entry.body or b"") for entry in entries]
     readings = list(chain.from_iterable(decoded))
     instants = codec.instants({reading.timestamp for reading in readings})
+    pairs = zip(entries, decoded, strict=True)
     rosters = [
-        Roster(fleet_id or 0, "\n".join([r.device_id for _, sent in some for r in sent]).encode())
-        for fleet_id, some in groupby(
-            zip(entries, decoded, strict=True), lambda pair: pair[0].fleet_id
-        )
+        _roster(fleet_id or 0, [reading.device_id for _, sent in some for reading in sent])
+        for fleet_id, some in groupby(pairs, lambda pair: pair[0].fleet_id)
     ]
     return _Part(rosters, list(map(len, decoded)), *numbers_of(kind, readings, instants))
+
+
+def _roster(fleet_id: int, device_ids: Sequence[str]) -> Roster:
+    """Raises ValueError when an id is so unlawful that it would be taken for two."""
+    lines = "\n".join(device_ids)
+    if lines.count("\n") + 1 != len(device_ids):
+        raise ValueError(f"{len(device_ids)} device ids are not one a line")
+    return Roster(fleet_id, lines.encode())
 
 
 def _are_in_range(kind: Kind, values: Sequence[Floats]) -> bool:

@@ -284,9 +284,7 @@ def _plain(kind: Kind, entries: Sequence[Entry]) -> Columns | None:
     if plain is None:
         return None
     device_key = _device_keys.of_all(kind, plain.rosters)
-    if device_key is None or len(device_key) != len(plain.recorded_us):
-        return None
-    return plain.columns(device_key)
+    return None if device_key is None else plain.columns(device_key)
 
 
 def _commit_one_by_one(

@@ -83,7 +83,7 @@ def plain_rows(
     """What the flush stores without a further look; None when it has to look."""
     plain = decode_plain(kind, entries)
     device_key = None if plain is None else (keys or Registered()).of_all(kind, plain.rosters)
-    if plain is None or device_key is None or len(device_key) != len(plain.recorded_us):
+    if plain is None or device_key is None:
         return None
     return list(plain.columns(device_key).rows())
 
@@ -120,6 +120,14 @@ def test_columns_hold_what_the_readings_are_one_by_one(
             Row(known.keys[r.fleet_id, r.device_id], r.recorded_us, r.received_us, r.values)
             for r in readings
         ]
+
+
+def test_an_id_of_two_lines_is_no_two_devices() -> None:
+    """It must not register them, either."""
+    known = Registered()
+    assert plain_rows(METER, [entry(meter_reading(meterId="a\nb"))], known) is None
+    assert plain_rows(METER, [entry(), entry(meter_reading(meterId="a\nb"))], known) is None
+    assert not known.keys
 
 
 def test_an_entry_of_no_known_format_is_not_plain() -> None:
