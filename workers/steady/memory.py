@@ -30,7 +30,7 @@ from workers.steady.window import Look
 Array = npt.NDArray[Any]
 
 #: Vehicles summarised in one step: the arrays that this makes on its way then stay near the
-#: processor, which takes a sixth off a tick of thousands.
+#: processor, which takes a seventh off the CPU of the rollup's process in a tick of thousands.
 AT_ONCE = 512
 
 
